@@ -1,0 +1,39 @@
+# Everything runs from .venv, which the first target makes and later ones reuse. Paths are relative
+# and modules are called with `python -m`, so that the project's own path may hold spaces.
+PYTHON ?= python3
+RUN = .venv/bin/python -m
+SETUP_FLAGS = $(if $(filter file,$(origin PYTHON)),,--chosen)
+
+.PHONY: help setup demo test lab
+
+help:
+	@echo "make demo   train and compare on a small scale, then show where the results are"
+	@echo "make lab    open JupyterLab on the notebooks"
+	@echo "make test   style, types and every test"
+	@echo "make setup  only create .venv and install the tested packages"
+	@echo
+	@echo "Each sets up .venv first (about 2.5 GB, some minutes); the next time it is reused."
+	@echo "PYTHON=python3.12 make demo     choose the Python (3.11 or newer)"
+	@echo "PIP_FLAGS='--index-url URL'     pip options for PyTorch alone: with the URL of PyTorch's"
+	@echo "                                CPU wheels, Linux saves the CUDA build's gigabytes"
+
+setup:
+	@command -v "$(PYTHON)" >/dev/null || { echo "No program $(PYTHON) was found: install Python \
+	3.11 or newer, or name one, for example with: make demo PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" tools/setup.py $(SETUP_FLAGS)
+
+demo: setup
+	@$(RUN) ovmse.cli demo
+
+# One thread a process: two test processes on two cores are then not slowed by each other.
+test: export OMP_NUM_THREADS = 1
+test: setup
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) pytest -n 2 --dist loadscope
+
+# JupyterLab refuses to run as root (usual in containers) unless told; it listens on localhost only
+# and asks for the token in the address that it prints.
+lab: setup
+	@$(RUN) jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
