@@ -1,0 +1,177 @@
+"""Every setting, validated once: the Config, the tasks and the presets."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ovmse.algorithms import ALGORITHMS
+from ovmse.envs import BACKENDS
+from ovmse.exploration import EXPLORATIONS
+
+AlgorithmName = Literal[tuple(ALGORITHMS)]  # type: ignore[valid-type]
+Exploration = Literal[EXPLORATIONS]  # type: ignore[valid-type]
+Preset = Literal["tiny", "quick", "paper"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Steps = Annotated[int, Field(ge=0)]
+
+# Per task: OVMSE keeps CQL online on 2s3z only, and the paper's online steps (section 5.1).
+TASKS: dict[str, dict[str, Any]] = {
+    "2s3z": {"memory_cql": True, "paper_steps": 1_000_000},
+    "3s5z": {"memory_cql": False, "paper_steps": 1_000_000},
+    "5m_vs_6m": {"memory_cql": False, "paper_steps": 3_000_000},
+    "6h_vs_8z": {"memory_cql": False, "paper_steps": 3_000_000},
+}
+
+# `tiny` is for tests and stored notebooks, `quick` is the demo, `paper` is the paper's scale.
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "offline_updates": 30,
+        "online_steps": 2_000,
+        "epsilon_anneal": 1_000,
+        "memory_anneal": 1_000,
+        "batch_size": 8,
+        "warmup_updates": 5,
+        "test_interval": 500,
+        "test_battles": 16,
+        "final_battles": 16,
+        "fixed_battles": 16,
+    },
+    "quick": {},
+    "paper": {
+        "offline_updates": 5_000,
+        "epsilon_anneal": 50_000,
+        "memory_anneal": 50_000,
+        "test_interval": 10_000,
+        "final_battles": 640,
+    },
+}
+
+
+# fmt: off
+_OFFLINE_SETTINGS = (
+    "task", "dataset", "backend", "seed", "threads", "hidden_size", "embed_size", "hypernet_size",
+    "gamma", "batch_size", "grad_clip", "cql_alpha", "cql_samples", "cql_data_action",
+    "offline_updates", "offline_lr", "offline_td_lambda", "offline_target_interval",
+    "offline_test_interval", "num_envs", "test_battles", "fixed_battles",
+)
+# fmt: on
+
+
+class Config(BaseModel):
+    """The settings of one run. The defaults are the `quick` preset; see ``from_parameters``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # What is run.
+    algorithm: AlgorithmName = "ovmse"  # type: ignore[valid-type]
+    task: Literal[tuple(TASKS)] = "2s3z"  # type: ignore[valid-type]
+    dataset: str = Field("medium", min_length=1)  # a quality that ships in data/, or a path
+    backend: Literal[BACKENDS] = "smax"  # type: ignore[valid-type]
+    preset: Preset = "quick"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0  # one seed covers both phases
+    threads: Count = 1  # torch threads; more than one rarely pays at these sizes
+
+    # Networks (QMIX's sizes).
+    hidden_size: Count = 64
+    embed_size: Count = 32
+    hypernet_size: Count = 64
+
+    # Both phases.
+    gamma: Share = 0.99
+    batch_size: Count = 32  # episodes
+    grad_clip: Positive = 10.0  # largest norm of the gradient
+    cql_alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.2  # alpha of eq. 10
+    cql_samples: Count = 10  # K joint actions in the soft maximum
+    cql_data_action: bool = False  # count the data's joint action among them
+
+    # Offline phase (eq. 8-10).
+    offline_updates: Count = 750
+    offline_lr: Positive = 1e-3  # Adam; falls linearly to 0, or the policy's win rate swings
+    offline_td_lambda: Share = 0.8
+    # Updates between copies to the target network. Copied every 20, the values of the data inflate
+    # to half again their Monte-Carlo return; at 60 they stay near it.
+    offline_target_interval: Count = 60
+    offline_test_interval: Count = 250  # updates
+
+    # Online phase.
+    online_steps: Count = 60_000  # environment steps, summed over the parallel battles
+    num_envs: Count = 16  # battles at once
+    exploration: Exploration = "sequential_decentralised"
+    epsilon_start: Share = 1.0
+    epsilon_end: Share = 0.05
+    epsilon_anneal: Steps = 30_000  # environment steps, T of eq. 7
+    memory_end: Share = 0.1  # lambda_end of eq. 6
+    memory_anneal: Steps = 30_000  # environment steps, T of eq. 6
+    online_cql: bool = True
+    mixing_ratio: Share = 0.0  # share of each batch that is offline episodes
+    online_td_lambda: Share = 0.6
+    # The offline-to-online step. A fresh Adam at the offline rate moves every weight by the full
+    # rate on its first steps and destroys the pre-trained network within ten updates: so either
+    # the rate is lower and warms up from zero, or the optimiser's moments are carried over.
+    online_lr: Positive = 5e-4
+    warmup_updates: Steps = 30  # updates over which online_lr rises from 0
+    optimizer_carry_over: bool = False
+    episodes_per_update: Count = 4
+    online_target_interval: Count = 20  # updates
+    buffer_episodes: Count = 5_000
+
+    # Measurement.
+    test_interval: Count = 2_000  # environment steps between tests, snapshots and resume points
+    test_battles: Count = 96
+    final_battles: Count = 128  # at the start and at the end of the online phase
+    fixed_battles: Count = 128  # trajectories of the offline policy whose Q_tot is followed
+
+    @classmethod
+    def from_parameters(cls, **given: Any) -> Config:
+        """A Config from what is given; None stands for "as the preset, task and algorithm say".
+
+        Raises ValueError with one sentence that names the setting, the value and what is allowed.
+        """
+        given = {name: value for name, value in given.items() if value is not None}
+        for name in given:
+            if name not in cls.model_fields:
+                close = difflib.get_close_matches(name, cls.model_fields, 1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ValueError(f"there is no setting {name!r}{hint}")
+        try:
+            chosen = cls(**given)  # validates the names that the defaults below depend on
+            algorithm, task = ALGORITHMS[chosen.algorithm], TASKS[chosen.task]
+            defaults: dict[str, Any] = dict(PRESETS[chosen.preset])
+            if chosen.preset == "paper":
+                defaults["online_steps"] = task["paper_steps"]
+            defaults["exploration"] = algorithm.exploration
+            keeps = algorithm.online_cql
+            defaults["online_cql"] = task["memory_cql"] if keeps is None else keeps
+            config = cls(**{**defaults, **given})
+        except ValidationError as error:
+            raise ValueError("; ".join(_sentence(e) for e in error.errors())) from None
+        if config.epsilon_end > config.epsilon_start:
+            raise ValueError(
+                f"epsilon_end: got {config.epsilon_end}, allowed: at most "
+                f"epsilon_start = {config.epsilon_start}"
+            )
+        return config
+
+    @property
+    def pretraining(self) -> dict[str, Any]:
+        """The settings that decide the offline phase: runs that agree on them share it."""
+        return {name: getattr(self, name) for name in _OFFLINE_SETTINGS}
+
+
+def _sentence(error: Any) -> str:
+    """One pydantic error as: which setting, what was given, what is allowed."""
+    name = ".".join(str(part) for part in error["loc"])
+    return f"{name}: got {error['input']!r}, allowed: {_allowed(error)}"
+
+
+def _allowed(error: Any) -> str:
+    context = error.get("ctx", {})
+    if "expected" in context:
+        return str(context["expected"])
+    message = str(error["msg"]).removeprefix("Input should be ")
+    return message.split(", unable")[0]

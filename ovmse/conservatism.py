@@ -1,0 +1,45 @@
+"""Conservative Q-learning for a mixed team value (eq. 9, in the form that MACQL uses)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ovmse.networks import Mixer, MixerWeights
+
+
+def sample_joint_actions(avail_actions: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+    """``K`` joint actions, each agent uniform over its available ones: ``[M, N, A]`` bool to
+    ``[M, K, N]`` int64."""
+    count = avail_actions.sum(-1)
+    uniform = torch.rand(
+        (count.shape[0], samples, count.shape[1]), generator=generator, device=count.device
+    )
+    pick = (uniform * count.unsqueeze(1)).long()
+    # The available actions first, in order: the pick-th entry is the pick-th available action.
+    listed = avail_actions.byte().sort(dim=-1, descending=True, stable=True).indices
+    return (
+        listed.unsqueeze(1).expand(-1, samples, -1, -1).gather(-1, pick.unsqueeze(-1)).squeeze(-1)
+    )
+
+
+def cql_loss(
+    q_values: Tensor,
+    q_tot_data: Tensor,
+    joint_actions: Tensor,
+    weights: MixerWeights,
+    include_data_action: bool,
+) -> Tensor:
+    """``logsumexp_k Q_tot(tau, a_k) - Q_tot(tau, a_data)``, mean over ``M`` steps.
+
+    q_values ``[M, N, A]``, q_tot_data ``[M]`` (with its gradient), joint_actions ``[M, K, N]``,
+    weights of the mixer for the same ``M`` states. The paper prints the linear form (eq. 9);
+    MACQL, which it follows, uses the soft maximum. With the data action among the ``K`` the term
+    is never negative; without it, as in CFCQL's code, it is not bounded below and lifts the
+    values of the data.
+    """
+    chosen = q_values.gather(-1, joint_actions.transpose(1, 2)).transpose(1, 2)  # [M, K, N]
+    q_tot = Mixer.mix(weights, chosen)
+    if include_data_action:
+        q_tot = torch.cat([q_tot, q_tot_data.unsqueeze(-1)], -1)
+    return (q_tot.logsumexp(-1) - q_tot_data).mean()

@@ -1,0 +1,102 @@
+"""The one interface every environment offers: several battles side by side.
+
+Letters: ``E`` battles at once, ``N`` agents, ``A`` actions, ``O`` observation size,
+``S`` state size, ``U`` units of both teams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Units:
+    """A world state decoded: what a picture of the battle needs.
+
+    team ``[U]`` (0 ours, 1 theirs), unit_type: ``U`` names, position ``[U, 2]`` (map units),
+    health ``[U]`` (share of full health, 0 when dead).
+    """
+
+    team: np.ndarray
+    unit_type: tuple[str, ...]
+    position: np.ndarray
+    health: np.ndarray
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """Sizes of a task. ``episode_limit`` is the most steps a battle can really last."""
+
+    task: str
+    backend: str
+    n_agents: int
+    n_actions: int
+    obs_size: int
+    state_size: int
+    episode_limit: int
+    decoder: Callable[[np.ndarray], Units] | None = field(default=None, compare=False, repr=False)
+
+    def decode_state(self, state: np.ndarray) -> Units:
+        """A state vector ``[S]`` as units; raises ValueError on another size."""
+        if self.decoder is None:
+            raise ValueError(f"{self.task} on {self.backend} cannot decode its state into units")
+        if np.shape(state) != (self.state_size,):
+            raise ValueError(
+                f"a state of {self.task} has shape ({self.state_size},), got {np.shape(state)}"
+            )
+        return self.decoder(np.asarray(state, np.float64))
+
+
+@dataclass
+class Observation:
+    """What the agents see: obs ``[E, N, O]`` float32, state ``[E, S]`` float32,
+    avail_actions ``[E, N, A]`` bool."""
+
+    obs: np.ndarray
+    state: np.ndarray
+    avail_actions: np.ndarray
+
+
+@dataclass
+class Step:
+    """The outcome of one step of every battle.
+
+    observation: what to act on next; where a battle ended, the first of the next battle.
+    last: the observation right after the step; where a battle ended, its last one, which a
+    target bootstraps from when the time limit cut the battle.
+    reward ``[E]`` float32, terminated ``[E]`` bool (one side is dead), truncated ``[E]`` bool
+    (cut by the time limit), won ``[E]`` bool.
+    """
+
+    observation: Observation
+    last: Observation
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    won: np.ndarray
+
+
+class VectorEnv(Protocol):
+    """``num_envs`` battles that start anew by themselves. Same seed, same actions: same battles."""
+
+    spec: EnvSpec
+    num_envs: int
+
+    def reset(self, seed: int | None = None) -> Observation:
+        """Starts every battle anew; a seed restarts the stream of randomness too."""
+
+    def step(self, actions: np.ndarray) -> Step:
+        """actions ``[E, N]`` int; each must be available. Raises ValueError on a wrong shape."""
+
+    def get_state(self) -> list[np.ndarray]:
+        """Everything that decides the future of the battles, for a resume."""
+
+    def set_state(self, arrays: list[np.ndarray]) -> None:
+        """Puts back what ``get_state`` returned."""
+
+    def close(self) -> None:
+        """Frees what the environment holds."""

@@ -1,0 +1,227 @@
+"""SMAX (JaxMARL): StarCraft-like battles that run everywhere, without StarCraft.
+
+Differences from the raw environment, each on purpose:
+- rewards are multiplied by 10, so that the best return is 20 as in SMAC (SMAX's is 2: the
+  enemies' health as shares of the team, plus 1 for winning);
+- positions in the world state are divided by the map size (raw ones run from 0 to 32);
+- a battle's last observation is kept when the next battle begins by itself;
+- death of a side (``terminated``) and the time limit (``truncated``) are told apart;
+- ``episode_limit`` is 101: SMAX tests its limit of 100 before it counts the step;
+- agents do not see the enemies' actions, as in SMAC.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ovmse.envs.base import EnvSpec, Observation, Step, Units
+
+REWARD_SCALE = 10.0  # SMAX's best return is 2, SMAC's is 20
+EPISODE_LIMIT = 101
+OWN_FEATURES = 10  # health, x, y, cooldown and six unit-type bits, for each unit
+
+
+def _import_jax() -> Any:
+    """JAX on one CPU thread, with a compile cache that processes share."""
+    if "jax" not in sys.modules:
+        # One thread: torch learns on the same cores, and two spinning pools slow each other.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        os.environ.setdefault(
+            "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        )
+    import jax
+
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "ovmse" / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return jax
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences JaxMARL's import, which prints and also resets ``sys.stdout`` on its way."""
+    saved = sys.stdout, sys.stderr, sys.__stdout__
+    sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore[assignment,misc]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.stdout, sys.stderr, sys.__stdout__ = saved  # type: ignore[misc]
+
+
+@functools.cache
+def _compiled(task: str, num_envs: int) -> tuple[EnvSpec, Callable, Callable]:
+    """``(spec, reset(key), step(carry, actions))``, compiled once per process and batch size."""
+    jax = _import_jax()
+    import jax.numpy as jnp
+
+    with _quiet():
+        from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
+        from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
+
+        if task not in MAP_NAME_TO_SCENARIO:
+            raise ValueError(f"task: got {task!r}, allowed: {', '.join(MAP_NAME_TO_SCENARIO)}")
+        env = HeuristicEnemySMAX(
+            scenario=map_name_to_scenario(task),
+            use_self_play_reward=False,
+            walls_cause_death=True,
+            see_enemy_actions=False,
+            action_type="discrete",
+        )
+    allies, units = env.num_allies, env.num_allies + env.num_enemies
+    scale = np.ones(env.state_size, np.float32)
+    for unit in range(units):
+        scale[unit * OWN_FEATURES + 1] = 1.0 / env.map_width
+        scale[unit * OWN_FEATURES + 2] = 1.0 / env.map_height
+    names = tuple(env.unit_type_names[int(kind)] for kind in env.scenario)
+
+    def decode(state: np.ndarray) -> Units:
+        per_unit = (state / scale)[: units * OWN_FEATURES].reshape(units, OWN_FEATURES)
+        return Units(
+            team=(np.arange(units) >= allies).astype(int),
+            unit_type=names,
+            position=per_unit[:, 1:3].copy(),
+            health=per_unit[:, 0].copy(),
+        )
+
+    spec = EnvSpec(
+        task=task,
+        backend="smax",
+        n_agents=allies,
+        n_actions=env.num_ally_actions,
+        obs_size=env.obs_size,
+        state_size=env.state_size,
+        episode_limit=EPISODE_LIMIT,
+        decoder=decode,
+    )
+
+    def observe(obs: dict, state: Any) -> dict:
+        avail = env.get_avail_actions(state)
+        return {
+            "obs": jnp.stack([obs[agent] for agent in env.agents]),
+            "state": obs["world_state"] * scale,
+            "avail": jnp.stack([avail[agent] for agent in env.agents]).astype(bool),
+        }
+
+    def reset_one(key: Any) -> tuple:
+        key, use = jax.random.split(key)
+        obs, state = env.reset(use)
+        # A fresh battle carries JAX's weak types, which the first step would settle: settling
+        # them here spares a second compile.
+        state = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
+        return (key, state), observe(obs, state)
+
+    def step_one(carry: tuple, actions: Any) -> tuple:
+        key, state = carry
+        key, use = jax.random.split(key)
+        by_agent = {agent: actions[i] for i, agent in enumerate(env.agents)}
+        obs, state, rewards, dones, _ = env.step_env(use, state, by_agent)
+        alive = state.state.unit_alive
+        ours, theirs = alive[:allies].any(), alive[allies:].any()
+        out = observe(obs, state)
+        out["reward"] = rewards[env.agents[0]] * REWARD_SCALE
+        out["terminated"] = ~ours | ~theirs
+        out["truncated"] = dones["__all__"] & ours & theirs
+        out["won"] = ours & ~theirs
+        return (key, state), out
+
+    @jax.jit
+    def reset(key: Any) -> tuple:
+        return jax.vmap(reset_one)(jax.random.split(key, num_envs))
+
+    @jax.jit
+    def step(carry: tuple, actions: Any) -> tuple:
+        carry, out = jax.vmap(step_one)(carry, actions)
+        done = out["terminated"] | out["truncated"]
+        seen = {name: out[name] for name in ("obs", "state", "avail")}
+
+        def begin_anew(both: tuple) -> tuple:
+            fresh = jax.vmap(reset_one)(both[0][0])
+            pick = lambda new, old: jnp.where(  # noqa: E731
+                done.reshape((-1,) + (1,) * (new.ndim - 1)), new, old
+            )
+            return jax.tree.map(pick, fresh, both)
+
+        # Resetting costs as much as a step: do it only on the steps where a battle ended.
+        carry, seen = jax.lax.cond(done.any(), begin_anew, lambda both: both, (carry, seen))
+        return carry, seen, out
+
+    return spec, reset, step
+
+
+class SmaxEnv:
+    """SMAX battles with a scripted enemy, behind the interface of ``envs/base.py``."""
+
+    def __init__(self, task: str, num_envs: int, seed: int) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs: got {num_envs}, allowed: 1 or more")
+        self.num_envs = num_envs
+        self.spec, self._reset, self._step = _compiled(task, num_envs)
+        self._carry: Any = None
+        self._seed = seed
+
+    def reset(self, seed: int | None = None) -> Observation:
+        """Starts every battle anew. A reset without a seed restarts the stream of the last one."""
+        import jax
+
+        self._seed = self._seed if seed is None else seed
+        self._carry, seen = self._reset(jax.random.PRNGKey(self._seed))
+        return _observation(seen)
+
+    def step(self, actions: np.ndarray) -> Step:
+        """actions ``[E, N]`` int. Raises ValueError before ``reset`` and on a wrong shape."""
+        if self._carry is None:
+            raise ValueError("call reset() before step()")
+        if np.shape(actions) != (self.num_envs, self.spec.n_agents):
+            raise ValueError(
+                f"actions: got shape {np.shape(actions)}, "
+                f"expected {(self.num_envs, self.spec.n_agents)}"
+            )
+        self._carry, seen, out = self._step(self._carry, np.asarray(actions, np.int32))
+        return Step(
+            observation=_observation(seen),
+            last=_observation(out),
+            reward=np.asarray(out["reward"]),
+            terminated=np.asarray(out["terminated"]),
+            truncated=np.asarray(out["truncated"]),
+            won=np.asarray(out["won"]),
+        )
+
+    def get_state(self) -> list[np.ndarray]:
+        """The battles and their random keys as plain arrays."""
+        import jax
+
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(self._carry)]
+
+    def set_state(self, arrays: list[np.ndarray]) -> None:
+        """Puts back what ``get_state`` returned, for the same task and ``num_envs``."""
+        import jax
+
+        self.reset()
+        leaves, tree = jax.tree.flatten(self._carry)
+        if [leaf.shape for leaf in leaves] != [a.shape for a in arrays]:
+            raise ValueError(f"the saved battles are not {self.num_envs} of {self.spec.task}")
+        self._carry = jax.tree.unflatten(tree, [jax.numpy.asarray(a) for a in arrays])
+
+    def close(self) -> None:
+        """Nothing to free: the battles are arrays."""
+
+
+def _observation(seen: dict) -> Observation:
+    return Observation(
+        obs=np.asarray(seen["obs"]),
+        state=np.asarray(seen["state"]),
+        avail_actions=np.asarray(seen["avail"]),
+    )
