@@ -23,7 +23,7 @@ setup:
 	@"$(PYTHON)" tools/setup.py $(SETUP_FLAGS)
 
 demo: setup
-	@$(RUN) ovmse.cli demo
+	@$(RUN) analysis.demo
 
 # One thread a process: two test processes on two cores are then not slowed by each other.
 test: export OMP_NUM_THREADS = 1

@@ -69,6 +69,9 @@ def make(
         int, typer.Option(min=1, help="Battles; of medium_replay the newest.")
     ] = 2_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training and collecting.")] = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the file if it is there.")
+    ] = False,
 ) -> None:
     """Trains QMIX until it is medium and writes the dataset with its card beside it.
 
@@ -81,6 +84,10 @@ def make(
     out = out or DATA_DIR / f"{task}_{quality}.h5"
     work_dir = work_dir or Path("runs") / "data" / f"{task}_seed{seed}"
     with _one_sentence():
+        if out.suffix not in (".h5", ".hdf5"):
+            raise ValueError(f"out: got {str(out)!r}, allowed: a file that ends in .h5")
+        if out.exists() and not force:
+            raise ValueError(f"{out} is there already; --force replaces it")
         _show(make_dataset(task, quality, out, work_dir, episodes, seed, checkpoint))
         card = out.with_suffix(".md")
         write_card(load_dataset(out.resolve()), card)

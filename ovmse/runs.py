@@ -68,11 +68,18 @@ class RunDirectory:
             names = [n for n in {**stored, **config} if stored.get(n) != config.get(n)]
             if names:
                 what = ", ".join(f"{n} {stored.get(n)!r} not {config.get(n)!r}" for n in names)
-                raise RunError(f"{self.path} holds a run with other settings: {what}")
+                raise RunError(
+                    f"{self.path} holds a run with other settings: {what}; "
+                    "choose another run directory"
+                )
         else:
             write_json(known, config)
+        for left in self.path.glob(".*.*"):  # temporaries of a killed process: .NAME.PID
+            if left.suffix[1:].isdigit():
+                left.unlink()
         self.finished = (self.path / "result.json").exists()
         if self.finished:
+            self._drop_resume_state()
             return
         self._point = self._read_point()
         kept = set(self._point["snapshots"])
@@ -81,8 +88,12 @@ class RunDirectory:
                 snapshot.unlink()
         self._files = {}
         for name in LINES:
+            size = self._point["bytes"].get(name, 0)
             file = (self.path / name).open("ab")
-            file.truncate(self._point["bytes"].get(name, 0))
+            if file.tell() < size:
+                file.close()
+                raise RunError(f"{self.path / name} is shorter than its resume point: it was cut")
+            file.truncate(size)
             file.seek(0, os.SEEK_END)
             self._files[name] = file
 
@@ -162,6 +173,9 @@ class RunDirectory:
             os.fsync(file.fileno())
         write_json(self.path / "result.json", result)
         self.finished = True
+        self._drop_resume_state()
+
+    def _drop_resume_state(self) -> None:
         (self.path / "resume.json").unlink(missing_ok=True)
         shutil.rmtree(self.path / "resume", ignore_errors=True)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ def execute(run: NotebookRun) -> str | None:
 def _execute(run: NotebookRun, partial: Path) -> str | None:
     import papermill
 
+    failed = run.output.with_suffix(".failed.ipynb")
     try:
         papermill.execute_notebook(
             str(run.notebook),
@@ -52,8 +54,9 @@ def _execute(run: NotebookRun, partial: Path) -> str | None:
             progress_bar=False,
         )
         os.replace(partial, run.output)
+        failed.unlink(missing_ok=True)
     except papermill.PapermillExecutionError as error:
-        os.replace(partial, run.output.with_suffix(".failed.ipynb"))
+        os.replace(partial, failed)
         return f"{run.name}: {error.ename}: {error.evalue}"
     finally:
         partial.unlink(missing_ok=True)
@@ -81,19 +84,23 @@ def run_notebooks(
         ) as cluster,
         Client(cluster) as client,
     ):
-        futures = {
-            run.name: client.submit(execute, run, key=run.name, priority=-i, retries=0)
-            for i, run in enumerate(runs)
-        }
-        while True:
-            # Workers take the runs in order, so the first unfinished ones are those under way.
-            unfinished = [name for name, future in futures.items() if not future.done()]
-            running = unfinished[: min(workers, len(runs))]
-            report({name: _state(future, name in running) for name, future in futures.items()})
-            if all(future.done() for future in futures.values()):
-                break
+        states = {run.name: "waiting" for run in runs}
+        queue, active = deque(runs), dict[str, Future]()
+        errors: list[str] = []
+        while queue or active:
+            # No more are handed out than can run, so that they start in order.
+            while queue and len(active) < workers:
+                run = queue.popleft()
+                active[run.name] = client.submit(execute, run, key=run.name)
+                states[run.name] = "running"
+            report(states)
             time.sleep(interval)
-        return [error for error in (_outcome(n, f) for n, f in futures.items()) if error]
+            for name in [name for name, future in active.items() if future.done()]:
+                error = _outcome(name, active.pop(name))
+                states[name] = "failed" if error else "done"
+                errors += [error] if error else []
+        report(states)
+        return errors
 
 
 @contextmanager
@@ -107,13 +114,6 @@ def _stderr_to(path: Path) -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-
-
-def _state(future: Future, running: bool) -> str:
-    if future.done():
-        failed = future.status != "finished" or future.result() is not None
-        return "failed" if failed else "done"
-    return "running" if running else "waiting"
 
 
 def _outcome(name: str, future: Future) -> str | None:

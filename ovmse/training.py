@@ -139,6 +139,7 @@ def pretrain(config: Config, directory: str | Path) -> Iterator[Progress]:
     If another process is at it, waits and shares the outcome. Rows have ``phase`` "offline".
     """
     total = config.offline_updates
+    yield Progress("offline", 0, total, "updates")  # shown while another process is waited for
     with RunDirectory(directory, _pretraining_settings(config), wait=-1) as run:
         if run.finished:
             return
@@ -204,6 +205,8 @@ def finetune(
     ``pretrained`` is a finished pre-training directory, or None to start from scratch. The first
     row, at 0 environment steps, is measured before any online update.
     """
+    if ALGORITHMS[config.algorithm].pretrained and pretrained is None:
+        raise ValueError(f"{config.algorithm} starts from a pre-training, and none is given")
     torch.set_num_threads(config.threads)
     online = OnlinePhase(config, run, pretrained)
     total = config.online_steps

@@ -40,6 +40,7 @@ RECIPE = {
     "epsilon_anneal": 50_000,
     "online_steps": 400_000,
     "test_interval": 10_000,
+    "test_battles": 96,
 }
 
 
@@ -73,6 +74,8 @@ def make_dataset(
             trained = OnlinePhase(config, run, None)
             yield from train_to_medium(config, run, trained)
             q, made = trained.learner.q, list(trained.buffer)[-episodes:]
+            if quality == "medium_replay":
+                origin["newest_of"] = len(trained.buffer)  # battles in the whole buffer
             origin["training_steps"] = trained.env_steps
     else:
         command += f" --checkpoint {Path(checkpoint).name}"

@@ -1,0 +1,66 @@
+"""Replaying the fixed trajectories through every snapshot: the measurement behind Figure 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.tables import curves
+from ovmse.datasets import load_dataset
+from ovmse.envs.base import EnvSpec
+from ovmse.episodes import EpisodeBatch
+from ovmse.networks import QFunction
+from ovmse.runs import RunError, find_runs, read_config, read_tensors, snapshot_steps
+from ovmse.training import FIXED_FILE, mean_q_tot, mean_return_to_go
+
+
+def replay(runs: str | Path) -> pd.DataFrame:
+    """Mean ``Q_tot(tau, a)`` over the fixed trajectories, for every snapshot of every run.
+
+    One row per snapshot: `run`, `algorithm`, `seed`, `env_steps`, `q_fixed`, `mc_fixed` (the mean
+    discounted Monte-Carlo return-to-go of the same steps). Runs from scratch have no fixed
+    trajectories and are left out. Raises RunError if nothing is left, or if a pre-training is
+    missing.
+    """
+    rows = []
+    for run in find_runs(runs):
+        config = read_config(run)
+        snapshots = snapshot_steps(run)
+        if config.get("pretrained") is None or not snapshots:
+            continue  # from scratch, or still pre-training: nothing to replay
+        fixed_file = (run / config["pretrained"] / FIXED_FILE).resolve()
+        if not fixed_file.exists():
+            raise RunError(f"{run} names a pre-training without {FIXED_FILE}: {fixed_file.parent}")
+        fixed = load_dataset(fixed_file)
+        batch = EpisodeBatch.from_episodes(fixed.episodes)
+        returns = mean_return_to_go(fixed.episodes, config["gamma"])
+        spec = EnvSpec(
+            config["task"], config["backend"], fixed.n_agents, fixed.n_actions, fixed.obs_size,
+            fixed.state_size, fixed.episode_limit,
+        )  # fmt: skip
+        q = QFunction(spec, config["hidden_size"], config["embed_size"], config["hypernet_size"])
+        for env_steps, file in snapshots:
+            q.load_state_dict(read_tensors(file))
+            rows.append(
+                {
+                    "run": str(run),
+                    "algorithm": config["algorithm"],
+                    "seed": config["seed"],
+                    "env_steps": env_steps,
+                    "q_fixed": mean_q_tot(q, batch),
+                    "mc_fixed": returns,
+                }
+            )
+    if not rows:
+        raise RunError(f"no run in {runs} has both a pre-training and a snapshot")
+    return pd.DataFrame(rows)
+
+
+def replayed_curves(runs: str | Path) -> pd.DataFrame:
+    """The table of ``analysis.tables.curves`` with `q_fixed` and `mc_fixed` measured anew by
+    ``replay``, for the online rows that have a snapshot; the values that training recorded are
+    kept as `q_recorded`. Runs from scratch keep their rows without them."""
+    table = curves(runs).rename(columns={"q_fixed": "q_recorded"}).drop(columns="mc_fixed")
+    anew = replay(runs)[["run", "env_steps", "q_fixed", "mc_fixed"]].assign(phase="online")
+    return table.merge(anew, how="left", on=["run", "phase", "env_steps"])

@@ -1,0 +1,49 @@
+"""What every notebook does first: take its parameters, and find its folders."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]  # the repository
+
+
+def parameters(namespace: dict[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """The known names that the notebook's cells have set, with their values.
+
+    papermill only warns of a parameter that the notebook does not have. Here a name in its
+    injected cell that is not known raises ValueError with one sentence. `namespace` is the
+    notebook's `globals()`.
+    """
+    known = list(known)
+    injected = [s for s in namespace.get("In", []) if s.startswith("# Parameters")]
+    for name in _assigned(injected[-1]) if injected else []:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"the notebook has no parameter {name!r}{hint}")
+    given = {name: namespace[name] for name in known if name in namespace}
+    dataset = given.get("dataset")
+    if isinstance(dataset, str) and dataset.endswith((".h5", ".hdf5")):
+        given["dataset"] = str(ROOT / Path(dataset).expanduser())  # whatever the working directory
+    return given
+
+
+def _assigned(source: str) -> list[str]:
+    names = []
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign):
+            names += [t.id for t in statement.targets if isinstance(t, ast.Name)]
+    return names
+
+
+def runs_folder(given: str, default: str) -> Path:
+    """A folder of runs: absolute as given, else from the repository, whatever the working
+    directory. Nothing given means `default` within `runs/` (or within $OVMSE_RUNS)."""
+    if given:
+        return ROOT / Path(given).expanduser()
+    return Path(os.environ.get("OVMSE_RUNS") or ROOT / "runs") / default

@@ -1,0 +1,131 @@
+"""Run folders -> tidy tables. Statistics live here, drawing does not; nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.theme import in_order
+
+SETTINGS = ["algorithm", "seed", "task", "dataset", "backend", "preset"]
+MEASURES = [
+    "test_win_rate",
+    "test_return",
+    "q_fixed",
+    "mc_fixed",
+    "loss",
+    "epsilon",
+    "lambda_memory",
+    "memory_active",
+    "explorers",
+    "wall_s",
+]
+
+
+def curves(source: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+    """Every metrics row of the runs of a folder, or of a list of run directories.
+
+    One row for each line of a `metrics.jsonl`: `run` (the directory), `algorithm`, `seed`, `task`,
+    `dataset`, `backend`, `preset`, `phase` ("offline" | "online"), `env_steps`, `updates`, and the
+    measures, NaN where a line does not carry one: `test_win_rate` (0..1), `test_return` (0..20),
+    `q_fixed`, `mc_fixed`, `loss`, `epsilon`, `lambda_memory`, `memory_active`, `explorers`,
+    `wall_s` (seconds). Raises `ovmse.runs.RunError` where there is no run.
+    """
+    from ovmse.runs import find_runs, read_config, read_metrics  # here: it imports torch
+
+    paths = find_runs(source) if isinstance(source, str | Path) else [Path(p) for p in source]
+    rows = []
+    for path in paths:
+        config = read_config(path)
+        settings = {"run": str(path)} | {name: config.get(name) for name in SETTINGS}
+        rows += [settings | row for row in read_metrics(path)]
+    table = pd.DataFrame(rows)
+    columns = ["run", *SETTINGS, "phase", "env_steps", "updates", *MEASURES]
+    table = table.reindex(columns=columns).astype(dict.fromkeys(MEASURES, float))
+    return table.sort_values(["run", "phase", "env_steps", "updates"], ignore_index=True)
+
+
+CLOCK = {"online": "env_steps", "offline": "updates"}
+
+
+def measured(table: pd.DataFrame, measure: str, phase: str = "online") -> pd.DataFrame:
+    """The rows of one phase that carry `measure`, of one question only.
+
+    Raises `ValueError` where the rows mix tasks, datasets, backends or presets, or hold two runs of
+    the same algorithm and seed: their mean would answer no question. Filter the table first.
+    """
+    rows = table[(table.phase == phase) & table[measure].notna()]
+    for name in ("task", "dataset", "backend", "preset"):
+        if (found := rows[name].dropna().unique()).size > 1:
+            raise ValueError(f"runs of {found.size} {name}s at once: {list(found)}; pick one")
+    runs = rows.groupby(["algorithm", "seed"]).run.nunique()
+    if (runs > 1).any():
+        algorithm, seed = runs.idxmax()
+        raise ValueError(f"{runs.max()} runs of {algorithm} with seed {seed}; keep one a seed")
+    return rows
+
+
+def mean_curves(table: pd.DataFrame, measure: str, phase: str = "online") -> pd.DataFrame:
+    """Mean of `measure` over the seeds of each algorithm along one phase.
+
+    Columns: `algorithm`, `env_steps` (of the offline phase: `updates`), `mean`, `low`, `high`,
+    `seeds`. Seeds are tested at slightly different steps (battles end when they end), so each
+    seed's curve is read by linear interpolation at the steps of the seed that was tested least
+    often, as far as every seed has come.
+    """
+    rows, clock = measured(table, measure, phase), CLOCK[phase]
+    parts = []
+    for algorithm in in_order(rows.algorithm):
+        seeds = [s for _, s in rows[rows.algorithm == algorithm].groupby("seed")]
+        end = min(s[clock].max() for s in seeds)
+        grid = min((s[clock].to_numpy() for s in seeds), key=len)
+        grid = np.unique(np.minimum(grid, end))
+        values = np.array([np.interp(grid, s[clock], s[measure]) for s in seeds])
+        part = {"algorithm": algorithm, clock: grid, "mean": values.mean(axis=0)}
+        part |= {"low": values.min(axis=0), "high": values.max(axis=0), "seeds": len(seeds)}
+        parts.append(pd.DataFrame(part))
+    columns = ["algorithm", clock, "mean", "low", "high", "seeds"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def reference_return(table: pd.DataFrame) -> float | None:
+    """Mean over the runs of `mc_fixed`, the discounted return of the fixed battles; None if absent.
+
+    The fixed battles never change within a run, so the mean is that of each run's own value.
+    """
+    values = measured(table, "mc_fixed").groupby("run").mc_fixed.mean()
+    return float(values.mean()) if len(values) else None
+
+
+def summary(table: pd.DataFrame, at: Iterable[int] = (0, 10_000, 60_000)) -> pd.DataFrame:
+    """A small rounded table: each algorithm at the online environment steps `at`.
+
+    A seed counts with its measurement nearest to a step, if that lies within a tenth of it; a step
+    that no seed of an algorithm reached has no row. Columns: `algorithm`, `env_steps`, `seeds` (how
+    many count), then mean, least and greatest over the seeds of the test win rate (0..1) as `win`,
+    `win_min`, `win_max` and of `Q_tot` on the fixed battles as `q`, `q_min`, `q_max`, and the mean
+    discounted Monte-Carlo return of those battles as `mc`.
+    """
+    records = []
+    for algorithm in in_order(table.algorithm):
+        for step in at:
+            record, seeds = {"algorithm": algorithm, "env_steps": step}, 0
+            for name, measure in (("win", "test_win_rate"), ("q", "q_fixed"), ("mc", "mc_fixed")):
+                rows = measured(table, measure)
+                values = _near(rows[rows.algorithm == algorithm], step)[measure]
+                seeds = max(seeds, len(values))
+                record[name] = values.mean()
+                record[f"{name}_min"], record[f"{name}_max"] = values.min(), values.max()
+            records += [record | {"seeds": seeds}] if seeds else []
+    columns = ["algorithm", "env_steps", "seeds", "win", "win_min", "win_max"]
+    return pd.DataFrame(records, columns=[*columns, "q", "q_min", "q_max", "mc"]).round(2)
+
+
+def _near(rows: pd.DataFrame, step: int) -> pd.DataFrame:
+    """Of each seed the row nearest to `step`, where it lies within a tenth of it."""
+    far = (rows.env_steps - step).abs()
+    nearest = far.groupby(rows.seed).idxmin()
+    return rows.loc[nearest[far[nearest].to_numpy() <= step / 10]]

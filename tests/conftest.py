@@ -1,0 +1,47 @@
+"""What the tests of learning share: one JAX batch size (compiling it is slow) and a dataset."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two spinning pools slow each other
+
+import numpy as np
+import pytest
+import torch
+
+from ovmse.envs import VectorEnv, make_env
+
+ROOT = Path(__file__).resolve().parents[1]
+NUM_ENVS = 8
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def env() -> VectorEnv:
+    """SMAX 2s3z; the compiled functions are shared by all tests of a process."""
+    return make_env("2s3z", num_envs=NUM_ENVS)
+
+
+@pytest.fixture(scope="session")
+def dataset_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 battles of 2s3z at random."""
+    from ovmse.datasets import write_dataset
+    from ovmse.learner import new_q_function
+    from ovmse.rollout import collect
+
+    env = make_env("2s3z", num_envs=NUM_ENVS)
+    q = new_q_function(env.spec, (8, 4, 8), seed=0)
+    battles = collect(q, env, 24, np.random.default_rng(0), epsilon=1.0)
+    path = tmp_path_factory.mktemp("data") / "random.h5"
+    return write_dataset(path, battles, env.spec, {"policy": "random"})

@@ -1,0 +1,156 @@
+"""What a person sees: the report, the notebook run, reopened and live, in a real browser."""
+
+from __future__ import annotations
+
+import pytest
+from browser import Lab, executable, open_browser, pixels, wait_for, write_notebook
+from fake_runs import STORY, write_runs
+
+from analysis.charts import figure1
+from analysis.report import write_report
+from analysis.show import VEGALITE, mimebundle
+from analysis.tables import curves
+from analysis.theme import STYLES
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(executable() is None, reason="install Chromium (apt-get install chromium)"),
+]
+COLOURS = {name: STYLES[name].colour for name in STORY}
+SHOW = """
+from analysis.charts import figure1
+from analysis.show import show
+from analysis.tables import curves
+show(figure1(curves({runs!r})))
+"""
+SLOW = """
+import time
+from dataclasses import dataclass
+from analysis.live import follow
+
+@dataclass
+class Progress:
+    phase: str
+    done: int
+    total: int
+    unit: str
+    row: dict | None
+
+def train():
+    for step in range(0, 60_001, 500):
+        row = None
+        if step % 5_000 == 0:
+            row = {"test_win_rate": step / 80_000, "q_fixed": 10.5 - step / 20_000, "mc_fixed": 8.7}
+        yield Progress("online", step, 60_000, "environment steps", row)
+        time.sleep(0.06)
+
+rows = follow(train(), "OVMSE on 2s3z medium", "ovmse")
+"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return write_runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def bundle(runs):
+    return mimebundle(figure1(curves(runs)))
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    yield lab
+    lab.close()
+
+
+def drawn(locator) -> bytes:
+    """A screenshot of a chart once all its algorithms' lines are on it."""
+
+    def look():
+        locator.scroll_into_view_if_needed()
+        picture = locator.screenshot()
+        return picture if all(pixels(picture, c) > 200 for c in COLOURS.values()) else None
+
+    return wait_for(look, "lines in the colours of all algorithms")
+
+
+def test_an_outside_address_is_refused_and_counted(browser):
+    page = browser.page()
+    page.set_content('<img src="http://example.com/a.png">')
+    wait_for(lambda: browser.refused == ["http://example.com/a.png"], "the refusal", 10)
+
+
+def test_report_draws_and_answers_without_a_network(browser, bundle, tmp_path):
+    source = write_notebook(tmp_path / "a.ipynb", "show(chart)", outputs={0: [bundle]})
+    page = browser.page()
+    browser.refused.clear()
+    page.goto(write_report(source, tmp_path / "a.html").as_uri())
+    chart = page.locator("figure.chart")
+    chart.locator("svg.marks").wait_for()
+    before = drawn(chart)
+    chart.get_by_text("Switch CQL").first.click()
+    page.mouse.move(5, 5)  # leaves no tooltip over the lines
+
+    def dimmed():
+        after = chart.screenshot()
+        kept = pixels(after, COLOURS["switch_cql"]) > 0.8 * pixels(before, COLOURS["switch_cql"])
+        gone = pixels(after, COLOURS["ovmse"]) < 0.1 * pixels(before, COLOURS["ovmse"])
+        return kept and gone
+
+    wait_for(dimmed, "a click on one name dims the other lines", 15)
+    assert browser.refused == []
+
+
+def test_report_shows_its_picture_without_javascript(browser, bundle, tmp_path):
+    source = write_notebook(tmp_path / "a.ipynb", "show(chart)", outputs={0: [bundle]})
+    page = browser.page(javascript=False)
+    page.goto(write_report(source, tmp_path / "a.html").as_uri())
+    drawn(page.locator("figure.chart img"))
+
+
+def test_lab_runs_the_notebook_and_draws(browser, lab, runs):
+    write_notebook(lab.folder / "run.ipynb", "1 + 1", SHOW.format(runs=str(runs)))
+    notebook = lab.open(browser, "run.ipynb")
+    browser.refused.clear()
+    notebook.run_all()
+    assert notebook.counts() == [1, 2]
+    drawn(notebook.page.locator(".jp-OutputArea-output .vega-embed"))
+    assert browser.refused == []
+    [output] = notebook.save().cells[1].outputs
+    assert set(output.data) == {VEGALITE, "image/png"}
+
+
+def test_lab_draws_what_is_stored_though_not_trusted(browser, lab, bundle):
+    write_notebook(lab.folder / "stored.ipynb", "show(chart)", outputs={0: [bundle]})
+    notebook = lab.open(browser, "stored.ipynb")
+    assert not notebook.trusted()
+    drawn(notebook.page.locator(".jp-OutputArea-output .vega-embed"))
+    assert notebook.counts() == [1]
+
+
+def test_live_curves_move_and_leave_no_widget(browser, lab):
+    write_notebook(lab.folder / "live.ipynb", SLOW)
+    notebook = lab.open(browser, "live.ipynb")
+    notebook.run_all(wait=False)
+    canvas = notebook.page.locator(".jp-OutputArea-output canvas")
+    canvas.wait_for()
+    blue = STYLES["ovmse"].colour
+    first = wait_for(lambda: pixels(canvas.screenshot(), blue), "a curve")
+    wait_for(lambda: pixels(canvas.screenshot(), blue) > 1.5 * first, "the curve grows", 20)
+    wait_for(lambda: notebook.counts() == [1], "the run ends")
+    wait_for(lambda: canvas.count() == 0, "the widget goes")
+    saved = notebook.save()
+    [output] = saved.cells[0].outputs
+    assert set(output.data) == {"text/plain"}
+    assert "60,000 of 60,000 environment steps, win rate 75 %" in output.data["text/plain"]
+    [state] = saved.metadata.widgets.values()  # there only because this server saves widgets
+    assert state["state"] == {}

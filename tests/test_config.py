@@ -1,0 +1,167 @@
+"""Settings: what is refused and in which words, presets, and defaults that depend."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from ovmse.algorithms import ALGORITHMS
+from ovmse.config import PRESETS, TASKS, Config
+
+make = Config.from_parameters
+
+BAD = [
+    ("algorithm", "ovmsee", "'ovmse'"),
+    ("task", "3m", "'2s3z'"),
+    ("dataset", "", "at least 1 character"),
+    ("backend", "sc2", "'smax'"),
+    ("preset", "huge", "'tiny', 'quick' or 'paper'"),
+    ("seed", -1, "greater than or equal to 0"),
+    ("seed", 2**31, "less than 2147483648"),
+    ("seed", "five", "a valid integer"),
+    ("seed", 1.5, "a valid integer"),
+    ("threads", 0, "greater than or equal to 1"),
+    ("hidden_size", 0, "greater than or equal to 1"),
+    ("gamma", 1.01, "less than or equal to 1"),
+    ("gamma", -0.5, "greater than or equal to 0"),
+    ("gamma", "nought", "a valid number"),
+    ("batch_size", "many", "a valid integer"),
+    ("grad_clip", 0, "greater than 0"),
+    ("cql_alpha", -0.1, "greater than or equal to 0"),
+    ("cql_alpha", math.inf, "a finite number"),
+    ("cql_samples", 0, "greater than or equal to 1"),
+    ("cql_data_action", "perhaps", "a valid boolean"),
+    ("offline_updates", 0, "greater than or equal to 1"),
+    ("offline_lr", math.nan, "a finite number"),
+    ("online_lr", 0.0, "greater than 0"),
+    ("online_steps", "1e5.5", "a valid integer"),
+    ("exploration", "greedy", "'epsilon_greedy'"),
+    ("epsilon_start", 2, "less than or equal to 1"),
+    ("epsilon_end", math.nan, "or equal to"),
+    ("epsilon_anneal", -1, "greater than or equal to 0"),
+    ("memory_end", 1.5, "less than or equal to 1"),
+    ("online_cql", 3, "a valid boolean"),
+    ("mixing_ratio", 1.2, "less than or equal to 1"),
+    ("warmup_updates", -1, "greater than or equal to 0"),
+    ("episodes_per_update", 0, "greater than or equal to 1"),
+    ("test_interval", 0, "greater than or equal to 1"),
+    ("fixed_battles", [4], "a valid integer"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), BAD)
+def test_a_bad_value_is_named_with_what_is_allowed(name: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        make(**{name: value})
+    message = str(caught.value)
+    assert message.startswith(f"{name}: got {value!r}, allowed: ")
+    assert allowed in message
+    assert "\n" not in message and "pydantic" not in message
+
+
+def test_every_bad_value_is_named_at_once() -> None:
+    with pytest.raises(ValueError, match=r"^gamma: got 2, .*; seed: got 'x', |^seed.*; gamma"):
+        make(gamma=2, seed="x")
+
+
+def test_an_unknown_name_is_an_error_with_a_hint() -> None:
+    with pytest.raises(ValueError, match="^there is no setting 'online_step'.*'online_steps'"):
+        make(online_step=5)
+    with pytest.raises(ValueError, match="^there is no setting 'zzzz'$"):
+        make(zzzz=5)
+    with pytest.raises(ValueError):
+        Config(online_step=5)
+
+
+def test_exploration_cannot_end_above_its_start() -> None:
+    with pytest.raises(ValueError, match=r"^epsilon_end: got 0.5, .* epsilon_start = 0.2$"):
+        make(epsilon_start=0.2, epsilon_end=0.5)
+    assert make(epsilon_start=0.2, epsilon_end=0.2).epsilon_end == 0.2
+
+
+def test_text_as_papermill_passes_it() -> None:
+    config = make(seed="5", online_cql="no", mixing_ratio="0.1", preset="tiny", online_lr="1e-4")
+    assert (config.seed, config.online_cql, config.mixing_ratio) == (5, False, 0.1)
+    assert config.online_lr == 1e-4
+    assert make(online_cql="yes", algorithm="qmix").online_cql is True
+
+
+def test_none_means_as_the_preset_says() -> None:
+    nothing = dict.fromkeys(Config.model_fields)
+    assert make(**nothing) == make()
+    assert make(**{**nothing, "preset": "tiny"}) == make(preset="tiny")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_fill_in_what_is_not_given(preset: str) -> None:
+    config = make(preset=preset)
+    for name, value in PRESETS[preset].items():
+        assert getattr(config, name) == value
+    assert config.preset == preset
+    chosen = make(preset=preset, test_battles=7, offline_updates=9)
+    assert (chosen.test_battles, chosen.offline_updates) == (7, 9)
+
+
+def test_quick_is_the_default_and_the_paper_scale_depends_on_the_task() -> None:
+    assert make() == make(preset="quick") == Config(**make().model_dump())
+    steps = {task: make(task=task, preset="paper").online_steps for task in TASKS}
+    million = 1_000_000
+    assert steps == {
+        "2s3z": million,
+        "3s5z": million,
+        "5m_vs_6m": 3 * million,
+        "6h_vs_8z": 3 * million,
+    }
+    assert make(task="6h_vs_8z", preset="paper", online_steps=10).online_steps == 10
+    assert make(preset="paper").final_battles == 640
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_defaults_of_the_algorithms(task: str) -> None:
+    """The columns of the table in the paper: online CQL and exploration."""
+    found = {
+        name: (config.online_cql, config.exploration)
+        for name, config in ((name, make(algorithm=name, task=task)) for name in ALGORITHMS)
+    }
+    sequential, each = "sequential_decentralised", "epsilon_greedy"
+    expected = {
+        "ovmse": (task == "2s3z", sequential),
+        "se": (False, sequential),
+        "switch_cql": (False, each),
+        "macql": (True, each),
+        "qmix": (False, each),
+    }
+    assert expected.items() <= found.items()
+
+
+def test_what_is_given_beats_the_algorithm() -> None:
+    config = make(algorithm="macql", exploration="sequential_decentralised", online_cql=False)
+    assert (config.exploration, config.online_cql) == ("sequential_decentralised", False)
+
+
+def test_table_of_algorithms() -> None:
+    assert list(ALGORITHMS)[:1] == ["ovmse"]
+    assert {name for name, row in ALGORITHMS.items() if row.name != name} == set()
+    assert not ALGORITHMS["qmix"].pretrained
+    assert next(name for name, row in ALGORITHMS.items() if row.memory) == "ovmse"
+
+
+def test_a_config_cannot_be_changed() -> None:
+    config = make()
+    with pytest.raises(ValueError):
+        config.seed = 3
+
+
+def test_pretraining_is_shared_by_what_it_does_not_depend_on() -> None:
+    base = make(preset="tiny").pretraining
+    same = [{"algorithm": "macql"}, {"online_steps": 77}, {"mixing_ratio": 0.5}]
+    same += [{"epsilon_start": 0.5}, {"memory_end": 0.2}, {"online_lr": 1e-5}]
+    for change in same:
+        assert make(preset="tiny", **change).pretraining == base, change
+    other = [{"seed": 1}, {"dataset": "medium_replay"}, {"task": "3s5z"}, {"cql_alpha": 0.3}]
+    other += [{"offline_updates": 31}, {"gamma": 0.9}, {"hidden_size": 32}, {"fixed_battles": 4}]
+    other += [{"cql_data_action": True}, {"offline_td_lambda": 0.1}, {"offline_lr": 1e-4}]
+    for change in other:
+        assert make(preset="tiny", **change).pretraining != base, change

@@ -1,0 +1,114 @@
+"""The CQL term and its joint actions (eq. 9, as MACQL has it)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import reference
+import torch
+from reference import SMALL, params_of
+
+from ovmse.conservatism import cql_loss, sample_joint_actions
+from ovmse.learner import new_q_function
+
+
+def case(seed: int, steps: int = 12, samples: int = 7) -> tuple:
+    """A network in float64; values, states, taken actions and K sampled ones of some steps."""
+    torch.manual_seed(seed)
+    q = new_q_function(SMALL, (8, 4, 6), seed).double()
+    q_values = torch.randn(steps, 3, 5, dtype=torch.float64, requires_grad=True)
+    state = torch.randn(steps, 7, dtype=torch.float64)
+    taken = torch.randint(5, (steps, 3))
+    joint = torch.randint(5, (steps, samples, 3))
+    return q, q_values, state, taken, joint
+
+
+def ours(case_: tuple, data_action: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss, and its terms ``Q_tot(tau, a_data)``."""
+    q, q_values, state, taken, joint = case_
+    weights = q.mixer.weights(state)
+    data = q.mixer.mix(weights, q_values.gather(-1, taken.unsqueeze(-1)).squeeze(-1))
+    return cql_loss(q_values, data, joint, weights, data_action), data
+
+
+@pytest.mark.parametrize("data_action", [False, True])
+def test_equals_the_loop_with_the_same_samples(data_action: bool) -> None:
+    q, q_values, state, taken, joint = case_ = case(0)
+    params, total = params_of(q), 0.0
+    values = q_values.detach().numpy()
+    for m in range(12):
+        world = state[m].numpy()
+        data = reference.q_tot(params, world, [values[m, i, a] for i, a in enumerate(taken[m])])
+        sampled = [
+            reference.q_tot(params, world, [values[m, i, a] for i, a in enumerate(row)])
+            for row in joint[m]
+        ]
+        total += math.log(sum(map(math.exp, [*sampled, data] if data_action else sampled))) - data
+    assert ours(case_, data_action)[0].item() == pytest.approx(total / 12, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_never_negative_with_the_data_action(seed: int) -> None:
+    q, q_values, state, taken, joint = case(seed, steps=1, samples=1)
+    with torch.no_grad():  # make the data's action by far the best
+        q_values.scatter_add_(-1, taken.unsqueeze(-1), torch.full_like(q_values[..., :1], 50.0))
+    joint = (taken.unsqueeze(1) + 1) % 5
+    with_data = ours((q, q_values, state, taken, joint), True)[0]
+    without = ours((q, q_values, state, taken, joint), False)[0]
+    assert 0 <= with_data < 1e-3
+    assert without < -0.1  # as in CFCQL's code: not bounded below
+
+
+def test_pushes_the_data_up_and_the_samples_down() -> None:
+    q, q_values, state, _, _ = case(0, steps=1, samples=1)
+    taken, joint = torch.tensor([[0, 1, 2]]), torch.tensor([[[3, 4, 0]]])
+    loss, _ = ours((q, q_values, state, taken, joint), False)
+    (slopes,) = torch.autograd.grad(loss, q_values)
+    for agent in range(3):
+        assert slopes[0, agent, taken[0, agent]] < 0
+        assert slopes[0, agent, joint[0, 0, agent]] > 0
+
+
+def test_samples_are_available_and_uniform() -> None:
+    generator = torch.Generator().manual_seed(0)
+    avail = torch.tensor(
+        [
+            [[1, 0, 1, 1, 0], [0, 0, 0, 0, 1], [1, 1, 1, 1, 1]],
+            [[0, 1, 0, 0, 1], [1, 1, 0, 1, 1], [0, 0, 1, 0, 0]],
+        ],
+        dtype=torch.bool,
+    )
+    draws = 20_000
+    joint = sample_joint_actions(avail, draws, generator)
+    assert joint.shape == (2, draws, 3)
+    for m in range(2):
+        for agent in range(3):
+            row = avail[m, agent].numpy()
+            counts = np.bincount(joint[m, :, agent].numpy(), minlength=5)
+            assert counts[~row].sum() == 0
+            share = 1 / row.sum()
+            bound = 5 * math.sqrt(draws * share * (1 - share))
+            assert (abs(counts[row] - draws * share) <= bound).all()
+
+
+def test_agents_and_samples_are_drawn_independently() -> None:
+    generator = torch.Generator().manual_seed(1)
+    draws = 20_000
+    joint = sample_joint_actions(torch.ones(2, 2, 3, dtype=torch.bool), draws, generator)
+    bound = 5 * math.sqrt(draws / 3 * 2 / 3)
+    agents = (joint[0, :, 0] == joint[0, :, 1]).sum()
+    steps = (joint[0, :, 0] == joint[1, :, 0]).sum()
+    neighbours = (joint[0, 1:, 0] == joint[0, :-1, 0]).sum()
+    for same in (agents, steps, neighbours):
+        assert abs(same.item() - draws / 3) <= bound
+
+
+def test_the_same_seed_draws_the_same() -> None:
+    avail = torch.ones(4, 3, 5, dtype=torch.bool)
+    first, again, other = (
+        sample_joint_actions(avail, 6, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)

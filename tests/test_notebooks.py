@@ -1,0 +1,167 @@
+"""The notebooks as people use them: stored, under nbval, through papermill, and as make demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from analysis.drift import replay
+from analysis.notebook import ROOT, parameters, runs_folder
+from analysis.show import VEGALITE
+from ovmse.runs import find_runs, read_config, read_metrics
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
+    """`make demo` at the tiny preset with one seed, in a folder with a space in its name."""
+    folder = tmp_path_factory.mktemp("demo") / "my runs"
+    return folder, _demo(folder)
+
+
+def _demo(folder: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "analysis.demo", "--folder", str(folder)]
+    command += ["--preset", "tiny", "--seeds", "1", "--workers", "2"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_stored_notebooks_are_whole_small_and_without_widget_state(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert path.stat().st_size < 1_000_000
+    assert "widgets" not in notebook.metadata
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    assert all(c.execution_count for c in code), "run it from top to bottom before a commit"
+    assert sum("parameters" in c.metadata.get("tags", []) for c in code) == 1
+    outputs = [o.get("data", {}) for c in code for o in c.outputs]
+    assert any({VEGALITE, "image/png"} <= set(data) for data in outputs)
+    assert str(ROOT) not in path.read_text(), "a path of this machine is stored"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_nbval(path: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout=300", "-q"]
+    command += ["-p", "no:cacheprovider", str(path)]
+    env = {**os.environ, "OVMSE_RUNS": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("01_train", {"sede": 3}, "the notebook has no parameter 'sede'; did you mean 'seed'?"),
+        ("01_train", {"seed": "five"}, "seed: got 'five', allowed: a valid integer"),
+        ("01_train", {"algorithm": "ovms"}, "algorithm: got 'ovms', allowed: 'ovmse'"),
+        ("02_q_drift", {"run": "x"}, "the notebook has no parameter 'run'; did you mean 'runs'?"),
+        ("02_q_drift", {"runs": "no such folder"}, "there is no run in"),
+    ],
+)
+def test_a_wrong_parameter_stops_with_one_sentence(
+    name: str, given: dict, message: str, tmp_path: Path
+) -> None:
+    source = ROOT / "notebooks" / f"{name}.ipynb"
+    with pytest.raises(papermill.PapermillExecutionError) as error:
+        papermill.execute_notebook(
+            str(source), str(tmp_path / "out.ipynb"), given, cwd=str(tmp_path), progress_bar=False
+        )
+    assert message in error.value.evalue
+    assert "\n" not in error.value.evalue
+    assert [p.name for p in tmp_path.iterdir()] == ["out.ipynb"]  # nothing half-written
+
+
+def test_the_demo_ends_with_where_to_look(demo: tuple) -> None:
+    folder, done = demo
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    last = done.stdout.strip().splitlines()[-3:]
+    assert str(folder) in last[0]
+    assert str(folder / "report.html") in last[1]
+    assert "Monte-Carlo" in (folder / "report.html").read_text()
+    assert len(find_runs(folder)) == 4
+
+
+def test_pretraining_is_done_once_for_all_algorithms(demo: tuple) -> None:
+    folder, _ = demo
+    assert len(list((folder / "pretrain").iterdir())) == 1
+    firsts = {}
+    for run in find_runs(folder):
+        online = [row for row in read_metrics(run) if row["phase"] == "online"]
+        assert (online[0]["env_steps"], online[0]["updates"]) == (0, 0)
+        firsts[read_config(run)["algorithm"]] = online[0]["q_fixed"]
+    assert len(firsts) == 4
+    assert len(set(firsts.values())) == 1  # the same network, before any online update
+
+
+def test_the_replay_of_the_snapshots_agrees_with_what_training_measured(demo: tuple) -> None:
+    folder, _ = demo
+    table = replay(folder).set_index(["run", "env_steps"]).q_fixed
+    recorded = {
+        (str(run), row["env_steps"]): row["q_fixed"]
+        for run in find_runs(folder)
+        for row in read_metrics(run)
+        if row["phase"] == "online"
+    }
+    assert set(table.index) == set(recorded)
+    for key, value in recorded.items():
+        assert table[key] == pytest.approx(value, abs=1e-4)
+
+
+def test_a_second_demo_redoes_nothing(demo: tuple) -> None:
+    folder, _ = demo
+    stamps = {p: p.stat().st_mtime_ns for p in folder.rglob("metrics.jsonl")}
+    trained = {p: p.stat().st_mtime_ns for p in folder.rglob("01_train.ipynb")}
+    assert _demo(folder).returncode == 0
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    assert {p: p.stat().st_mtime_ns for p in trained} == trained
+
+
+def test_a_failed_run_is_named_and_keeps_its_notebook(tmp_path: Path) -> None:
+    (tmp_path / "ovmse_seed0").mkdir()
+    (tmp_path / "ovmse_seed0" / "config.json").write_text(json.dumps({"seed": 1}))
+    command = [sys.executable, "-c", _ONE_RUN, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert "holds a run with other settings" in done.stdout, done.stdout + done.stderr
+    kept = nbformat.read(tmp_path / "ovmse_seed0" / "01_train.failed.ipynb", as_version=4)
+    assert any(o.output_type == "error" for c in kept.cells for o in c.get("outputs", []))
+    assert not (tmp_path / "ovmse_seed0" / "01_train.ipynb").exists()
+
+
+_ONE_RUN = """
+import sys
+from pathlib import Path
+from analysis.demo import _training
+from ovmse.sweep import run_notebooks
+
+if __name__ == "__main__":
+    states = []
+    run = _training(Path(sys.argv[1]), "ovmse", 0, "tiny")
+    print(run_notebooks([run], 1, lambda s: states.append(s["ovmse_seed0"]), interval=0.2))
+    assert states[-1] == "failed", states
+"""
+
+
+def test_folders_are_found_from_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    monkeypatch.delenv("OVMSE_RUNS", raising=False)
+    assert runs_folder("", "tiny/x") == ROOT / "runs/tiny/x"
+    assert runs_folder("runs/y", "tiny/x") == ROOT / "runs/y"
+    assert runs_folder("/somewhere", "tiny/x") == Path("/somewhere")
+    monkeypatch.setenv("OVMSE_RUNS", "/elsewhere")
+    assert runs_folder("", "tiny/x") == Path("/elsewhere/tiny/x")
+
+
+def test_only_injected_names_are_checked() -> None:
+    cells = ["seed = 1\nscratch = 2", "# Parameters\nseed = 3\n"]
+    assert parameters({"In": cells, "seed": 3, "scratch": 2}, ["seed"]) == {"seed": 3}
+    with pytest.raises(ValueError, match="no parameter 'lr'"):
+        parameters({"In": [*cells, "# Parameters\nlr = 3\n"], "seed": 3}, ["seed"])
