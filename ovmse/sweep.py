@@ -6,6 +6,7 @@ papermill as a subprocess would outlive a worker that dies.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import deque
@@ -80,6 +81,7 @@ def run_notebooks(
             threads_per_worker=1,
             host="127.0.0.1",
             dashboard_address=None,
+            silence_logs=logging.ERROR,  # a worker that is slow to stop is no news
             env={"OMP_NUM_THREADS": "1"},
         ) as cluster,
         Client(cluster) as client,

@@ -148,7 +148,9 @@ def test_numbers_that_json_lacks_are_refused(tmp_path: Path) -> None:
 def test_other_settings_are_named(tmp_path: Path) -> None:
     RunDirectory(tmp_path, CONFIG).close()
     before = files(tmp_path)
-    with pytest.raises(RunError, match=r"other settings: seed 3 not 4, gamma 0.99 not 0.5; choose another"):
+    with pytest.raises(
+        RunError, match=r"other settings: seed 3 not 4, gamma 0.99 not 0.5; choose another"
+    ):
         RunDirectory(tmp_path, {**CONFIG, "seed": 4, "gamma": 0.5})
     with pytest.raises(RunError, match="other settings: extra None not 1; choose another"):
         RunDirectory(tmp_path, {**CONFIG, "extra": 1})
