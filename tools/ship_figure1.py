@@ -51,7 +51,7 @@ return; mean over seeds, least and greatest.
 
 Command: `python -m analysis.demo --folder runs/figure1 --first-seed {seeds[0]}
 --seeds {len(seeds)}`.
-Machine: {result["cores"]} cores of {result["cpu"]}, Python {result["python"]}, torch
+Machine: {result["cores"]} shared {result["cpu"]} cores, Python {result["python"]}, torch
 {result["torch"]}, one thread a run. `figure1.csv` holds every measurement, `figure1/` the
 runs of seed {seeds[0]} with a part of their snapshots.
 """
