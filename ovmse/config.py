@@ -130,7 +130,7 @@ class Config(BaseModel):
 
     # Measurement.
     test_interval: Count = 2_000  # environment steps between tests, snapshots and resume points
-    test_battles: Count = 128
+    test_battles: Count = 64
     final_battles: Count = 128  # at the start and at the end of the online phase
     fixed_battles: Count = 128  # trajectories of the offline policy whose Q_tot is followed
 
