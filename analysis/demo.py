@@ -21,6 +21,7 @@ from rich.table import Table
 from analysis.notebook import ROOT, runs_folder
 from analysis.report import write_report
 from analysis.theme import label
+from ovmse.algorithms import ALGORITHMS
 from ovmse.config import Config
 from ovmse.runs import RunError, read_config, read_metrics
 from ovmse.sweep import NotebookRun, execute, run_notebooks
@@ -28,12 +29,13 @@ from ovmse.training import pretrain_directory
 
 # The cores that this process may use; at most four, so that the memory stays below 4 GB.
 _WORKERS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
-ALGORITHMS = ("ovmse", "se", "switch_cql", "macql")
+RIVALS = "ovmse,se,switch_cql,macql"
 
 
 def main(
     folder: Annotated[str, typer.Option(help="Where runs, notebooks and report go.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... for each algorithm.")] = 2,
+    algorithms: Annotated[str, typer.Option(help="Names with commas between, or all.")] = RIVALS,
     first_seed: Annotated[int, typer.Option(min=0, help="The first of the seeds.")] = 0,
     preset: Annotated[str, typer.Option(help="tiny, quick or paper.")] = "quick",
     workers: Annotated[int, typer.Option(min=1, help="Runs at once, 1 GB each.")] = _WORKERS,
@@ -43,7 +45,7 @@ def main(
     try:
         runs = [
             _training(out, algorithm, seed, preset)
-            for algorithm in ALGORITHMS
+            for algorithm in (ALGORITHMS if algorithms == "all" else algorithms.split(","))
             for seed in range(first_seed, first_seed + seeds)
         ]
         errors = _run_all(runs, workers)

@@ -11,7 +11,7 @@ from ovmse.datasets import load_dataset
 from ovmse.envs.base import EnvSpec
 from ovmse.episodes import EpisodeBatch
 from ovmse.networks import QFunction
-from ovmse.runs import RunError, find_runs, read_config, read_tensors, snapshot_steps
+from ovmse.runs import RunError, find_runs, load_weights, read_config, snapshot_steps
 from ovmse.training import FIXED_FILE, mean_q_tot, mean_return_to_go
 
 
@@ -41,7 +41,7 @@ def replay(runs: str | Path) -> pd.DataFrame:
         )  # fmt: skip
         q = QFunction(spec, config["hidden_size"], config["embed_size"], config["hypernet_size"])
         for env_steps, file in snapshots:
-            q.load_state_dict(read_tensors(file))
+            load_weights(q, file)
             rows.append(
                 {
                     "run": str(run),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from ovmse.config import did_you_mean
 
 ROOT = Path(__file__).resolve().parents[1]  # the repository
 
@@ -23,9 +24,7 @@ def parameters(namespace: dict[str, Any], known: Iterable[str]) -> dict[str, Any
     injected = [s for s in namespace.get("In", []) if s.startswith("# Parameters")]
     for name in _assigned(injected[-1]) if injected else []:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"the notebook has no parameter {name!r}{hint}")
+            raise ValueError(f"the notebook has no parameter {name!r}{did_you_mean(name, known)}")
     given = {name: namespace[name] for name in known if name in namespace}
     dataset = given.get("dataset")
     if isinstance(dataset, str) and dataset.endswith((".h5", ".hdf5")):

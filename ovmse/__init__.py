@@ -1,6 +1,6 @@
 """OVMSE and its baselines: offline-to-online multi-agent reinforcement learning, compact.
 
-Heavy parts load on first use, so that reading a run does not import JAX.
+JAX loads with the first environment: reading a run does not need it.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ class Episode:
     won: None where it is not known (files of other projects).
     q_offline: ``[L]`` float32, the offline memory ``Q_tot-offline(tau, a)`` of eq. 4; it never
     changes for a stored episode, so it is computed once.
+    proposal: ``[L+1, N]`` uint8, the frozen offline policy's greedy actions, computed once too.
     """
 
     obs: np.ndarray
@@ -51,6 +52,7 @@ class Episode:
     terminated: bool
     won: bool | None = None
     q_offline: np.ndarray | None = None
+    proposal: np.ndarray | None = None
     exploration: Exploration | None = None
 
     @property
@@ -80,7 +82,8 @@ class EpisodeBatch:
     obs ``[B, L+1, N, O]``, state ``[B, L+1, S]``, avail_actions ``[B, L+1, N, A]`` bool,
     actions ``[B, L, N]`` int64, reward ``[B, L]``, filled ``[B, L]`` bool (real transitions; the
     bootstrap row is not one), terminated ``[B]`` bool, lengths ``[B]`` int64,
-    q_offline ``[B, L]`` or None. What lies beyond an episode's end never matters.
+    q_offline ``[B, L]`` or None, proposal ``[B, L+1, N]`` int64 or None. What lies beyond an
+    episode's end never matters.
     """
 
     obs: torch.Tensor
@@ -92,12 +95,13 @@ class EpisodeBatch:
     terminated: torch.Tensor
     lengths: torch.Tensor
     q_offline: torch.Tensor | None = None
+    proposal: torch.Tensor | None = None
 
     @classmethod
     def from_episodes(
         cls, episodes: Sequence[Episode], dtype: torch.dtype = torch.float32
     ) -> EpisodeBatch:
-        """Pads and stacks; q_offline is set if every episode has it."""
+        """Pads and stacks; q_offline and proposal are set if every episode has them."""
         episodes = sorted(episodes, key=lambda e: -e.length)
         size, longest = len(episodes), episodes[0].length
         kind = np.float64 if dtype == torch.float64 else np.float32
@@ -112,6 +116,7 @@ class EpisodeBatch:
         actions = padded((longest, *first.actions.shape[1:]), np.int64)
         reward = padded((longest,), kind)
         memory = padded((longest,), kind)
+        proposal = padded((longest + 1, *first.actions.shape[1:]), np.int64)
         for b, episode in enumerate(episodes):
             end = episode.length
             obs[b, : end + 1] = episode.obs
@@ -121,8 +126,11 @@ class EpisodeBatch:
             reward[b, :end] = episode.reward
             if episode.q_offline is not None:
                 memory[b, :end] = episode.q_offline
+            if episode.proposal is not None:
+                proposal[b, : end + 1] = episode.proposal
         lengths = torch.tensor([e.length for e in episodes])
         remembered = all(e.q_offline is not None for e in episodes)
+        proposed = all(e.proposal is not None for e in episodes)
         return cls(
             obs=torch.from_numpy(obs),
             state=torch.from_numpy(state),
@@ -133,7 +141,13 @@ class EpisodeBatch:
             terminated=torch.tensor([e.terminated for e in episodes]),
             lengths=lengths,
             q_offline=torch.from_numpy(memory) if remembered else None,
+            proposal=torch.from_numpy(proposal) if proposed else None,
         )
+
+    def to(self, device: torch.device | str) -> EpisodeBatch:
+        """The same batch on another device (itself where it already is there)."""
+        moved: dict[str, Any] = {n: t if t is None else t.to(device) for n, t in vars(self).items()}
+        return EpisodeBatch(**moved)
 
 
 def sample_episodes(
@@ -143,7 +157,16 @@ def sample_episodes(
     return [episodes[i] for i in rng.choice(len(episodes), count, replace=False)]
 
 
-_ROWS = {"obs": 1, "state": 1, "avail_actions": 1, "actions": 0, "reward": 0, "q_offline": 0}
+# What an episode holds per step; 1: with a row for the bootstrap step too.
+_ROWS = {
+    "obs": 1,
+    "state": 1,
+    "avail_actions": 1,
+    "actions": 0,
+    "reward": 0,
+    "q_offline": 0,
+    "proposal": 1,
+}
 
 
 def pack_episodes(episodes: Sequence[Episode]) -> dict[str, torch.Tensor]:

@@ -31,8 +31,12 @@ def draw_explorers(
 
 def random_actions(rng: np.random.Generator, avail_actions: np.ndarray) -> np.ndarray:
     """Uniform over the available actions: ``[..., A]`` bool to ``[...]`` int64."""
-    count = avail_actions.sum(-1)
-    pick = (rng.random(count.shape) * count).astype(np.int64)  # the pick-th available action
+    return nth_available(avail_actions, rng.random(avail_actions.shape[:-1]))
+
+
+def nth_available(avail_actions: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """The available action that lies ``share`` (0 <= share < 1) of the way through their list."""
+    pick = (share * avail_actions.sum(-1)).astype(np.int64)
     return ((avail_actions.cumsum(-1) - 1 == pick[..., None]) & avail_actions).argmax(-1)
 
 
@@ -52,9 +56,12 @@ def choose_actions(
     masked = np.where(avail_actions, q_values, -np.inf)
     greedy = masked.argmax(-1)
     explored = draw_explorers(rng, exploration, epsilon, greedy.shape)
-    drawn = random_actions(rng, avail_actions)  # drawn for all: one stream, whoever explores
-    explored &= avail_actions.sum(-1) > 1
-    actions = np.where(explored, drawn, greedy)
-    best = np.take_along_axis(masked, greedy[..., None], -1)[..., 0]
-    taken = np.take_along_axis(masked, actions[..., None], -1)[..., 0]
-    return actions, explored, greedy, (best - taken).astype(np.float32)
+    drawn = rng.random(greedy.shape)  # for all: one stream, whoever explores
+    actions, gap = greedy.copy(), np.zeros(greedy.shape, np.float32)
+    if explored.any():
+        explored &= avail_actions.sum(-1) > 1
+        rows, values = avail_actions[explored], masked[explored]
+        actions[explored] = taken = nth_available(rows, drawn[explored])
+        at = np.arange(len(taken))
+        gap[explored] = values[at, greedy[explored]] - values[at, taken]
+    return actions, explored, greedy, gap

@@ -8,17 +8,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ovmse.conservatism import cql_loss, sample_joint_actions
+from ovmse.conservatism import counterfactual_loss, cql_loss, sample_joint_actions
 from ovmse.envs.base import EnvSpec
 from ovmse.episodes import EpisodeBatch
-from ovmse.networks import MixerWeights, QFunction, gather_actions
-from ovmse.targets import ovm_loss, td_target
+from ovmse.networks import Inputs, MixerWeights, QFunction, gather_actions
+from ovmse.targets import ovm_loss, proposal_value, returns_to_go, td_target
+
+# The best return is 20, so a squared error of a million means values a thousand wide of anything
+# real: learning has diverged, though every number is still finite.
+LOSS_LIMIT = 1e6
+
+
+class DivergedError(FloatingPointError):
+    """A loss that is not a number, or too large to come back from; nothing was changed by it."""
 
 
 @dataclass(frozen=True)
 class UpdateSettings:
     """What one phase asks of an update; ``cql_alpha`` 0 leaves the CQL term out.
 
+    ``cql_form`` is one of ``CQL_FORMS``; ``cql_samples`` and ``cql_data_action`` do not matter to
+    the counterfactual form, which goes through every action of every agent.
     The rate ``lr`` rises from 0 over ``warmup_updates`` and falls back to 0 over
     ``decay_updates`` (0: it stays).
     """
@@ -30,6 +40,7 @@ class UpdateSettings:
     td_lambda: float
     grad_clip: float
     cql_alpha: float
+    cql_form: str
     cql_samples: int
     cql_data_action: bool
     decay_updates: int = 0
@@ -43,7 +54,8 @@ class Learner:
         self.target = copy.deepcopy(q).requires_grad_(False)
         self.settings = settings
         self.optimizer = torch.optim.Adam(q.parameters(), lr=settings.lr)
-        self.generator = torch.Generator().manual_seed(seed)  # of the CQL term's samples
+        # Of the CQL term's samples.
+        self.generator = torch.Generator(q.device).manual_seed(seed)
         self.updates = 0
 
     def update(self, batch: EpisodeBatch, lambda_memory: float | None = None) -> dict[str, float]:
@@ -51,18 +63,21 @@ class Learner:
 
         ``lambda_memory`` is lambda of eq. 5 and needs ``batch.q_offline``; None means no memory.
         ``memory_active`` is the share of filled steps where the memory exceeds the TD target.
+        Raises DivergedError, with the weights as they were, if the loss or its gradient is not
+        finite or the loss exceeds ``LOSS_LIMIT``.
         """
         s, filled = self.settings, batch.filled
         state = batch.state[:, :-1][filled]  # [M, S], M filled steps
 
         # Q_tot(tau, a) of what was done.
-        q_values = self.q.q_values(batch)  # [B, L+1, N, A]
+        inputs = self.q.inputs(batch)
+        q_values = self.q.q_values(batch, inputs)  # [B, L+1, N, A]
         q_now = q_values[:, :-1][filled]  # [M, N, A]
         weights = self.q.mixer.weights(state)
         q_tot = self.q.mixer.mix(weights, gather_actions(q_now, batch.actions[filled]))
 
         # y: TD(lambda) with double-Q (eq. 8).
-        target = self.td_target(batch, q_values.detach())[filled]
+        target = self.td_target(batch, q_values.detach(), inputs)[filled]
 
         # L: onto y (eq. 8), or onto y and the offline memory (eq. 5).
         stats: dict[str, float] = {}
@@ -84,15 +99,24 @@ class Learner:
         return stats
 
     @torch.no_grad()
-    def td_target(self, batch: EpisodeBatch, q_values: Tensor) -> Tensor:
+    def td_target(
+        self, batch: EpisodeBatch, q_values: Tensor, inputs: Inputs | None = None
+    ) -> Tensor:
         """y ``[B, L]``: the online network picks the next joint action among the available ones,
-        the target network values it."""
+        the target network values it. With ``batch.proposal`` the offline policy's joint action
+        competes."""
         s, filled = self.settings, batch.filled
         avail = batch.avail_actions[:, 1:][filled]
         greedy = q_values[:, 1:][filled].masked_fill(~avail, -torch.inf).argmax(-1)
-        chosen = gather_actions(self.target.q_values(batch)[:, 1:][filled], greedy)
+        target_values = self.target.q_values(batch, inputs)[:, 1:][filled]
+        mixer = self.target.mixer
+        weights = mixer.weights(batch.state[:, 1:][filled])
+        value = mixer.mix(weights, gather_actions(target_values, greedy))
+        if batch.proposal is not None:
+            proposed = gather_actions(target_values, batch.proposal[:, 1:][filled])
+            value = proposal_value(value, mixer.mix(weights, proposed))
         v_next = torch.zeros_like(batch.reward)
-        v_next[filled] = self.target.q_tot(chosen, batch.state[:, 1:][filled])
+        v_next[filled] = value
         return td_target(
             batch.reward, v_next, batch.terminated, batch.lengths, s.gamma, s.td_lambda
         )
@@ -100,11 +124,16 @@ class Learner:
     def cql(
         self, batch: EpisodeBatch, q_now: Tensor, q_tot: Tensor, weights: MixerWeights
     ) -> Tensor:
-        """L_CQL over K joint actions drawn uniformly among the available ones."""
-        s = self.settings
-        avail = batch.avail_actions[:, :-1][batch.filled]
+        """L_CQL in the form of the settings."""
+        s, filled = self.settings, batch.filled
+        avail = batch.avail_actions[:, :-1][filled]
+        if s.cql_form == "counterfactual":
+            return counterfactual_loss(q_now, q_tot, batch.actions[filled], avail, weights)
         joint_actions = sample_joint_actions(avail, s.cql_samples, self.generator)
-        return cql_loss(q_now, q_tot, joint_actions, weights, s.cql_data_action)
+        floor = None
+        if s.cql_form == "calibrated":
+            floor = returns_to_go(batch.reward, batch.lengths, s.gamma)[filled]
+        return cql_loss(q_now, q_tot, joint_actions, weights, s.cql_data_action, floor)
 
     def _step(self, loss: Tensor) -> None:
         s = self.settings
@@ -115,8 +144,11 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.q.parameters(), s.grad_clip)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"the loss is {loss.item()} at update {self.updates + 1}")
+        if not (torch.isfinite(norm) and loss.abs() < LOSS_LIMIT):
+            raise DivergedError(
+                f"learning diverged at update {self.updates + 1}: the loss is {loss.item():.4g}, "
+                f"its gradient {norm.item():.4g} long"
+            )
         self.optimizer.step()
         self.updates += 1
         if self.updates % s.target_interval == 0:
@@ -134,19 +166,11 @@ class Learner:
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Puts back what ``state_dict`` returned."""
-        self.load_networks(tensors)
+        self.q.load_state_dict(_under("q.", tensors))
+        self.target.load_state_dict(_under("target.", tensors))
         self.load_optimizer(tensors)
         self.generator.set_state(tensors["generator"])
         self.updates = int(tensors["updates"])
-
-    def load_networks(self, tensors: dict[str, Tensor]) -> None:
-        """Puts back the online and the target network alone."""
-        self.q.load_state_dict(_under("q.", tensors))
-        self.target.load_state_dict(_under("target.", tensors))
-
-    def frozen_target(self) -> QFunction:
-        """A copy of the target network that no update reaches (``Q_tot-offline`` of eq. 4)."""
-        return copy.deepcopy(self.target)
 
     def load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         """Puts back the optimiser's moments alone (the carry-over between the phases)."""

@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ovmse.files import replacing
+from ovmse.networks import QFunction
 
 LINES = ("metrics.jsonl", "events.jsonl")
 
@@ -100,7 +101,10 @@ class RunDirectory:
     def _read_point(self) -> dict[str, Any]:
         path = self.path / "resume.json"
         if path.exists():
-            return json.loads(path.read_text())
+            try:
+                return json.loads(path.read_text())
+            except ValueError as error:
+                raise RunError(f"{path} is damaged ({error})") from None
         return {"number": 0, "bytes": {}, "snapshots": [], "parts": [], "meta": None}
 
     # Writing.
@@ -229,6 +233,25 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise RunError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def load_weights(q: QFunction, path: str | Path, part: str = "") -> None:
+    """Puts a snapshot's weights into a network of the task; ``part`` "q." or "target." of a
+    learner's. Raises RunError if the file is foreign, of an older layout or of another map."""
+    whole = read_tensors(path)
+    tensors = {k.removeprefix(part): v for k, v in whole.items() if k.startswith(part)}
+    expected = q.state_dict()
+    if missing := sorted(expected.keys() - tensors.keys()):
+        raise RunError(
+            f"{path} is no snapshot of this version of ovmse: it has no {part}{missing[0]}"
+        )
+    for name, tensor in expected.items():
+        if tensors[name].shape != tensor.shape:
+            raise RunError(
+                f"{path} is a snapshot of another map or of other network sizes: {name} has shape "
+                f"{tuple(tensors[name].shape)}, here {tuple(tensor.shape)} is needed"
+            )
+    q.load_state_dict({name: tensors[name] for name in expected})
 
 
 # Reading.

@@ -1,4 +1,4 @@
-"""What Q_tot is regressed onto: TD(lambda) and the offline value memory (eq. 4, 5)."""
+"""What Q_tot is regressed onto: TD(lambda), the offline value memory (eq. 4, 5), proposals."""
 
 from __future__ import annotations
 
@@ -32,6 +32,18 @@ def td_target(
         now = reward[:, t] + gamma * ((1 - td_lambda) * value + td_lambda * future)
         out[:, t] = future = torch.where(t < lengths, now, 0.0)
     return out
+
+
+def returns_to_go(reward: Tensor, lengths: Tensor, gamma: float) -> Tensor:
+    """Discounted Monte-Carlo return-to-go ``R_t`` of the data, ``[B, L]``; no bootstrap."""
+    nothing = torch.zeros_like(reward)
+    return td_target(reward, nothing, nothing[:, 0].bool(), lengths, gamma, 1.0)
+
+
+def proposal_value(v_online: Tensor, v_offline: Tensor) -> Tensor:
+    """``V_{t+1}`` of action proposal, elementwise: the larger target-network ``Q_tot`` of two
+    joint actions, the online network's greedy one and the frozen offline policy's."""
+    return torch.maximum(v_online, v_offline)
 
 
 def ovm_target(target: Tensor, q_offline: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ notebook draws them, the command line shows a bar, a batch run logs them. Nothin
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 import json
 import os
@@ -38,15 +40,15 @@ from ovmse.episodes import (
     sample_episodes,
     unpack_episodes,
 )
-from ovmse.learner import Learner, UpdateSettings, new_q_function
+from ovmse.learner import DivergedError, Learner, UpdateSettings, new_q_function
 from ovmse.networks import QFunction
 from ovmse.rollout import Rollout, collect
-from ovmse.runs import RunDirectory, read_metrics, read_tensors
+from ovmse.runs import RunDirectory, RunError, load_weights, read_metrics, read_tensors
 from ovmse.schedules import linear_decay
 
 # One seed for everything: each use has a stream of its own, so that none shifts another.
-_STREAMS = ("weights", "offline batches", "offline cql", "fixed", "test", "battles",
-            "exploration", "online batches", "online cql")  # fmt: skip
+_STREAMS = ("weights", "offline batches", "offline cql", "collecting", "test", "battles",
+            "exploration", "online batches", "online cql", "fixed")  # fmt: skip
 FIXED_FILE = "fixed.h5"
 FINAL_SNAPSHOT = "offline_final"
 
@@ -143,15 +145,10 @@ def pretrain(config: Config, directory: str | Path) -> Iterator[Progress]:
     with RunDirectory(directory, _pretraining_settings(config), wait=-1) as run:
         if run.finished:
             return
-        torch.set_num_threads(config.threads)
         env = make_env(config.task, config.backend, config.num_envs)
         dataset = load_dataset(dataset_name(config), env.spec)
         _require_episodes(dataset, config.batch_size)
-        learner = Learner(
-            new_q_function(env.spec, network_sizes(config), stream_seed(config.seed, "weights")),
-            _offline_settings(config),
-            stream_seed(config.seed, "offline cql"),
-        )
+        learner = _new_learner(config, env.spec, _offline_settings(config), "offline cql")
         rng = np.random.default_rng(stream_seed(config.seed, "offline batches"))
         clock = _Clock()
         point = run.load_point()
@@ -166,7 +163,10 @@ def pretrain(config: Config, directory: str | Path) -> Iterator[Progress]:
             batch = EpisodeBatch.from_episodes(
                 sample_episodes(dataset.episodes, rng, config.batch_size)
             )
-            losses.append(learner.update(batch)["loss"])
+            try:
+                losses.append(learner.update(batch.to(config.device))["loss"])
+            except DivergedError as error:
+                raise _stopped(error, "pre-training", run) from None
             row = None
             if learner.updates % config.offline_test_interval == 0 or learner.updates == total:
                 test_seed = stream_seed(config.seed, "test", learner.updates)
@@ -182,6 +182,7 @@ def pretrain(config: Config, directory: str | Path) -> Iterator[Progress]:
                 }
                 losses.clear()
                 run.append("metrics.jsonl", row)
+                run.snapshot(f"offline_{learner.updates:08d}", learner.q.state_dict())
                 meta = {"rng": rng.bit_generator.state, "wall_s": row["wall_s"]}
                 run.save_point(meta, learner.state_dict())
             yield Progress("offline", learner.updates, total, "updates", row)
@@ -207,14 +208,12 @@ def finetune(
     """
     if ALGORITHMS[config.algorithm].pretrained and pretrained is None:
         raise ValueError(f"{config.algorithm} starts from a pre-training, and none is given")
-    torch.set_num_threads(config.threads)
     online = OnlinePhase(config, run, pretrained)
     total = config.online_steps
     if not online.restore():
         if pretrained:
             for offline_row in read_metrics(pretrained):
                 run.append("metrics.jsonl", offline_row)
-                yield Progress("offline", offline_row["updates"], config.offline_updates, "updates")
         yield Progress("online", 0, total, "environment steps", online.measure())
     while online.env_steps < total:
         online.step()
@@ -237,12 +236,10 @@ class OnlinePhase:
         env = make_env(config.task, config.backend, config.num_envs, stream_seed(seed, "battles"))
         self.spec: EnvSpec = env.spec
         self.test_env = make_env(config.task, config.backend, config.num_envs)
-        self.learner = Learner(
-            new_q_function(env.spec, network_sizes(config), stream_seed(seed, "weights")),
-            _online_settings(config),
-            stream_seed(seed, "online cql"),
-        )
-        self.memory: QFunction | None = None  # Q_tot-offline of eq. 4
+        self.learner = _new_learner(config, env.spec, _online_settings(config), "online cql")
+        # What the algorithm's target asks of the offline phase: Q_tot-offline of eq. 4, or the
+        # policy that proposes actions.
+        self.frozen: QFunction | None = None
         self.fixed: EpisodeBatch | None = None
         if pretrained:
             self._load_pretrained(Path(pretrained))
@@ -260,28 +257,31 @@ class OnlinePhase:
         self.new_episodes: list[Episode] = []  # since the last resume point
         self.part_sizes: list[int] = []
         self.env_steps = self.episodes = self.due = 0
-        self.next_test = config.test_interval
+        self._plan_test()
         self.clock = _Clock()
         self._forget_sums()
 
     def _load_pretrained(self, directory: Path) -> None:
         c = self.config
-        tensors = read_tensors(directory / "snapshots" / f"{FINAL_SNAPSHOT}.safetensors")
-        self.learner.load_networks(tensors)
+        path = directory / "snapshots" / f"{FINAL_SNAPSHOT}.safetensors"
+        load_weights(self.learner.q, path, "q.")
+        load_weights(self.learner.target, path, "target.")
         if c.optimizer_carry_over:
-            self.learner.load_optimizer(tensors)
-        if self.algorithm.memory:
+            self.learner.load_optimizer(read_tensors(path))
+        if self.algorithm.target == "ovm":
             # Algorithm 1, line 1: the memory is the *target* network as offline training left it.
-            self.memory = self.learner.frozen_target()
+            self.frozen = copy.deepcopy(self.learner.target)
+        elif self.algorithm.target == "action_proposal":
+            self.frozen = copy.deepcopy(self.learner.q)
         fixed = load_dataset(directory / FIXED_FILE, self.spec).episodes
-        self.fixed = EpisodeBatch.from_episodes(fixed)
+        self.fixed = EpisodeBatch.from_episodes(fixed).to(c.device)
         self.mc_fixed = mean_return_to_go(fixed, c.gamma)
 
     def step(self) -> None:
         """One step of every battle, and the updates that are then due."""
         c = self.config
-        epsilon = linear_decay(c.epsilon_start, c.epsilon_end, c.epsilon_anneal, self.env_steps)
-        finished = self.rollout.step(self.learner.q, c.exploration, epsilon)
+        warming_up = self.env_steps < c.policy_warmup_steps
+        finished = self.rollout.step(self.learner.q, c.exploration, self.epsilon)
         self.env_steps += c.num_envs
         for _, episode in finished:
             self.episodes += 1
@@ -289,7 +289,8 @@ class OnlinePhase:
             episode.exploration = None  # written down; the buffer need not carry it
             self.buffer.append(episode)
             self.new_episodes.append(episode)
-        self.due += len(finished)
+        if not warming_up:
+            self.due += len(finished)
         while self.due >= c.episodes_per_update:
             self.due -= c.episodes_per_update
             if len(self.buffer) >= c.batch_size - self.offline_count:
@@ -299,30 +300,50 @@ class OnlinePhase:
         c = self.config
         batch = sample_episodes(self.offline_episodes, self.batch_rng, self.offline_count)
         batch += sample_episodes(self.buffer, self.batch_rng, c.batch_size - self.offline_count)
-        lambda_memory = None
-        if self.memory is not None:
-            self._memorise(self.new_episodes)
-            lambda_memory = self.lambda_memory
-        stats = self.learner.update(EpisodeBatch.from_episodes(batch), lambda_memory)
+        self._memorise(self.new_episodes)
+        lambda_memory = self.lambda_memory if self.algorithm.target == "ovm" else None
+        try:
+            stats = self.learner.update(
+                EpisodeBatch.from_episodes(batch).to(c.device), lambda_memory
+            )
+        except DivergedError as error:
+            raise _stopped(error, f"environment step {self.env_steps}", self.run) from None
         for name, value in stats.items():
             self.sums.setdefault(name, []).append(value)
 
     @property
+    def epsilon(self) -> float:
+        """eq. 7; 0 while the offline policy warms the buffer up."""
+        c, t = self.config, self.env_steps - self.config.policy_warmup_steps
+        return linear_decay(c.epsilon_start, c.epsilon_end, c.epsilon_anneal, t) if t >= 0 else 0.0
+
+    @property
     def lambda_memory(self) -> float:
         """lambda of eq. 5, annealed by eq. 6."""
-        c = self.config
-        return linear_decay(1.0, c.memory_end, c.memory_anneal, self.env_steps)
+        c, t = self.config, max(0, self.env_steps - self.config.policy_warmup_steps)
+        return linear_decay(1.0, c.memory_end, c.memory_anneal, t)
+
+    def _plan_test(self) -> None:
+        """The next test is due at the next multiple of the interval."""
+        interval = self.config.test_interval
+        self.next_test = (self.env_steps // interval + 1) * interval
 
     def _memorise(self, episodes: Sequence[Episode]) -> None:
-        """Computes ``Q_tot-offline`` of episodes that lack it; it never changes afterwards."""
-        if self.memory is None:
+        """What the frozen network says of episodes that lack it; it never changes afterwards."""
+        if self.frozen is None:
             return
-        missing = [e for e in episodes if e.q_offline is None]
+        memory = self.algorithm.target == "ovm"
+        missing = [e for e in episodes if (e.q_offline if memory else e.proposal) is None]
         for start in range(0, len(missing), 64):
             some = sorted(missing[start : start + 64], key=lambda e: -e.length)
-            values = self.memory.q_tot_taken(EpisodeBatch.from_episodes(some)).numpy()
-            for episode, row in zip(some, values, strict=True):
-                episode.q_offline = row[: episode.length].copy()
+            batch = EpisodeBatch.from_episodes(some).to(self.config.device)
+            if memory:
+                for episode, row in zip(some, self.frozen.q_tot_taken(batch).cpu(), strict=True):
+                    episode.q_offline = row[: episode.length].numpy().copy()
+            else:
+                actions = self.frozen.greedy_actions(batch).byte().cpu()
+                for episode, row in zip(some, actions, strict=True):
+                    episode.proposal = row[: episode.length + 1].numpy().copy()
 
     def _record(self, episode: Episode) -> None:
         """One line in ``events.jsonl``: ``explored`` lists [step, agent, action, greedy, gap]."""
@@ -350,7 +371,7 @@ class OnlinePhase:
     def measure(self) -> dict[str, Any]:
         """Tests, writes a row and a snapshot, and makes this the point to resume from."""
         c = self.config
-        self.next_test = (self.env_steps // c.test_interval + 1) * c.test_interval
+        self._plan_test()
         ends = self.env_steps == 0 or self.env_steps >= c.online_steps
         seed = stream_seed(c.seed, "test", 1_000_000 + self.env_steps)
         battles = c.final_battles if ends else c.test_battles
@@ -361,14 +382,12 @@ class OnlinePhase:
             "updates": self.learner.updates,
             "test_win_rate": test.win_rate,
             "test_return": test.mean_return,
-            "epsilon": linear_decay(
-                c.epsilon_start, c.epsilon_end, c.epsilon_anneal, self.env_steps
-            ),
+            "epsilon": self.epsilon,
         }
         if self.fixed is not None:
             row["q_fixed"] = mean_q_tot(self.learner.q, self.fixed)
             row["mc_fixed"] = self.mc_fixed
-        if self.memory is not None:
+        if self.algorithm.target == "ovm":
             row["lambda_memory"] = self.lambda_memory
         row |= {name: float(np.mean(values)) for name, values in self.sums.items()}
         if self.explorer_steps:
@@ -423,9 +442,7 @@ class OnlinePhase:
         for part in parts:
             self.buffer.extend(unpack_episodes(part))
         self.env_steps, self.episodes, self.due = meta["env_steps"], meta["episodes"], meta["due"]
-        self.next_test = (
-            self.env_steps // self.config.test_interval + 1
-        ) * self.config.test_interval
+        self._plan_test()
         self.part_sizes = meta["part_sizes"]
         self.rollout_rng.bit_generator.state = meta["rollout_rng"]
         self.batch_rng.bit_generator.state = meta["batch_rng"]
@@ -476,29 +493,44 @@ def _offline_settings(c: Config) -> UpdateSettings:
     return UpdateSettings(
         lr=c.offline_lr,
         warmup_updates=0,
+        decay_updates=c.offline_updates,
         target_interval=c.offline_target_interval,
-        gamma=c.gamma,
         td_lambda=c.offline_td_lambda,
+        gamma=c.gamma,
         grad_clip=c.grad_clip,
         cql_alpha=c.cql_alpha,
+        cql_form=c.cql_form,
         cql_samples=c.cql_samples,
         cql_data_action=c.cql_data_action,
-        decay_updates=c.offline_updates,
     )
 
 
 def _online_settings(c: Config) -> UpdateSettings:
-    return UpdateSettings(
+    return dataclasses.replace(
+        _offline_settings(c),
         lr=c.online_lr,
         warmup_updates=c.warmup_updates,
+        decay_updates=0,
         target_interval=c.online_target_interval,
-        gamma=c.gamma,
         td_lambda=c.online_td_lambda,
-        grad_clip=c.grad_clip,
         cql_alpha=c.cql_alpha if c.online_cql else 0.0,
-        cql_samples=c.cql_samples,
-        cql_data_action=c.cql_data_action,
     )
+
+
+def _new_learner(c: Config, spec: EnvSpec, settings: UpdateSettings, stream: str) -> Learner:
+    """A learner on the config's device, and torch's threads as the config says."""
+    if c.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: got 'cuda', allowed: 'cpu' (no CUDA device is present here)")
+    torch.set_num_threads(c.threads)
+    q = new_q_function(spec, network_sizes(c), stream_seed(c.seed, "weights"))
+    return Learner(q.to(c.device), settings, stream_seed(c.seed, stream))
+
+
+def _stopped(error: DivergedError, where: str, run: RunDirectory) -> RunError:
+    """What a run that diverged says; its files stay as the last measurement left them."""
+    snapshots = sorted(path.name for path in (run.path / "snapshots").glob("*.safetensors"))
+    last = f"its last good snapshot is {snapshots[-1]}" if snapshots else "it has no snapshot yet"
+    return RunError(f"{run.path}: {error} ({where}); {last}")
 
 
 def _require_episodes(dataset: Dataset, count: int) -> None:

@@ -31,6 +31,9 @@ BAD = [
     ("grad_clip", 0, "greater than 0"),
     ("cql_alpha", -0.1, "greater than or equal to 0"),
     ("cql_alpha", math.inf, "a finite number"),
+    ("cql_form", "cfcql", "'macql', 'calibrated' or 'counterfactual'"),
+    ("device", "tpu", "'cpu' or 'cuda'"),
+    ("policy_warmup_steps", -1, "greater than or equal to 0"),
     ("cql_samples", 0, "greater than or equal to 1"),
     ("cql_data_action", "perhaps", "a valid boolean"),
     ("offline_updates", 0, "greater than or equal to 1"),
@@ -96,7 +99,7 @@ def test_none_means_as_the_preset_says() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_fill_in_what_is_not_given(preset: str) -> None:
-    config = make(preset=preset)
+    config = make(preset=preset, algorithm="wsrl")  # other rows have no warm-up
     for name, value in PRESETS[preset].items():
         assert getattr(config, name) == value
     assert config.preset == preset
@@ -106,46 +109,81 @@ def test_presets_fill_in_what_is_not_given(preset: str) -> None:
 
 def test_quick_is_the_default_and_the_paper_scale_depends_on_the_task() -> None:
     assert make() == make(preset="quick") == Config(**make().model_dump())
-    steps = {task: make(task=task, preset="paper").online_steps for task in TASKS}
-    million = 1_000_000
-    assert steps == {
-        "2s3z": million,
-        "3s5z": million,
-        "5m_vs_6m": 3 * million,
-        "6h_vs_8z": 3 * million,
-    }
+    paper = {task: make(task=task, preset="paper") for task in TASKS}
+    steps = {task: paper[task].online_steps for task in ("2s3z", "3s5z", "5m_vs_6m", "6h_vs_8z")}
+    assert list(steps.values()) == [1_000_000, 1_000_000, 3_000_000, 3_000_000]
+    hardest, other = paper["6h_vs_8z"], paper["2s3z"]
+    assert (hardest.epsilon_anneal, other.epsilon_anneal) == (500_000, 100_000)
+    assert (hardest.online_td_lambda, other.online_td_lambda) == (0.3, 0.6)
+    assert make(task="6h_vs_8z").epsilon_anneal == make().epsilon_anneal
     assert make(task="6h_vs_8z", preset="paper", online_steps=10).online_steps == 10
     assert make(preset="paper").final_battles == 640
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_defaults_of_the_algorithms(task: str) -> None:
-    """The columns of the table in the paper: online CQL and exploration."""
-    found = {
-        name: (config.online_cql, config.exploration)
-        for name, config in ((name, make(algorithm=name, task=task)) for name in ALGORITHMS)
-    }
+    """The paper's table (section 5.1), and the two that are not in it: the setting of each row."""
+    found = {}
+    for name in ALGORITHMS:
+        c = make(algorithm=name, task=task)
+        found[name] = (c.online_cql, c.exploration, c.cql_form, c.policy_warmup_steps)
+        assert c.mixing_ratio == 0.0  # no algorithm keeps offline episodes by itself
     sequential, each = "sequential_decentralised", "epsilon_greedy"
-    expected = {
-        "ovmse": (task == "2s3z", sequential),
-        "se": (False, sequential),
-        "switch_cql": (False, each),
-        "macql": (True, each),
-        "qmix": (False, each),
+    kept = task not in ("3s5z", "5m_vs_6m", "6h_vs_8z")
+    assert found == {
+        "ovmse": (kept, sequential, "macql", 0),
+        "ovm": (kept, each, "macql", 0),
+        "se": (False, sequential, "macql", 0),
+        "switch_cql": (False, each, "macql", 0),
+        "macql": (True, each, "macql", 0),
+        "macal_ql": (True, each, "calibrated", 0),
+        "action_proposal": (False, each, "macql", 0),
+        "qmix": (False, each, "macql", 0),
+        "wsrl": (False, each, "calibrated", 5_000),
     }
-    assert expected.items() <= found.items()
+    assert make(algorithm="wsrl", task=task, preset="tiny").policy_warmup_steps == 500
 
 
-def test_what_is_given_beats_the_algorithm() -> None:
-    config = make(algorithm="macql", exploration="sequential_decentralised", online_cql=False)
-    assert (config.exploration, config.online_cql) == ("sequential_decentralised", False)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_is_given_beats_the_row(algorithm: str) -> None:
+    row = make(algorithm=algorithm)
+    chosen = {
+        "exploration": "sequential_centralised",
+        "cql_form": "counterfactual",
+        "online_cql": not row.online_cql,
+        "mixing_ratio": 0.3,
+    }
+    if ALGORITHMS[algorithm].pretrained:
+        chosen["policy_warmup_steps"] = 77
+    config = make(algorithm=algorithm, **chosen)
+    assert config == row.model_copy(update=chosen)
+    assert make(algorithm=algorithm, policy_warmup_steps=0).policy_warmup_steps == 0
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_has_one_backend(task: str) -> None:
+    right, wrong = ("climb", "smax") if task.startswith("climb") else ("smax", "climb")
+    assert make(task=task).backend == make(task=task, backend=right).backend == right
+    with pytest.raises(
+        ValueError, match=rf"^backend: got '{wrong}', allowed: '{right}' for {task}$"
+    ):
+        make(task=task, backend=wrong)
+
+
+def test_without_an_offline_policy_there_is_no_warm_up() -> None:
+    sentence = "policy_warmup_steps: got 500, allowed: 0 for qmix, which has no offline policy"
+    with pytest.raises(ValueError) as caught:
+        make(algorithm="qmix", policy_warmup_steps=500)
+    assert str(caught.value) == sentence
 
 
 def test_table_of_algorithms() -> None:
-    assert list(ALGORITHMS)[:1] == ["ovmse"]
-    assert {name for name, row in ALGORITHMS.items() if row.name != name} == set()
-    assert not ALGORITHMS["qmix"].pretrained
-    assert next(name for name, row in ALGORITHMS.items() if row.memory) == "ovmse"
+    """Who learns from what: the memory is OVMSE's and OVM's, and QMIX alone starts from nothing."""
+    assert all(row.name == name for name, row in ALGORITHMS.items())
+    assert len({row.label for row in ALGORITHMS.values()}) == len(ALGORITHMS) == 9
+    targets = {name: row.target for name, row in ALGORITHMS.items() if row.target != "td"}
+    assert targets == {"ovmse": "ovm", "ovm": "ovm", "action_proposal": "action_proposal"}
+    assert [name for name, row in ALGORITHMS.items() if not row.pretrained] == ["qmix"]
 
 
 def test_a_config_cannot_be_changed() -> None:
@@ -158,10 +196,12 @@ def test_pretraining_is_shared_by_what_it_does_not_depend_on() -> None:
     base = make(preset="tiny").pretraining
     same = [{"algorithm": "macql"}, {"online_steps": 77}, {"mixing_ratio": 0.5}]
     same += [{"epsilon_start": 0.5}, {"memory_end": 0.2}, {"online_lr": 1e-5}]
+    same += [{"policy_warmup_steps": 9}, {"algorithm": "wsrl", "cql_form": "macql"}]
     for change in same:
         assert make(preset="tiny", **change).pretraining == base, change
     other = [{"seed": 1}, {"dataset": "medium_replay"}, {"task": "3s5z"}, {"cql_alpha": 0.3}]
     other += [{"offline_updates": 31}, {"gamma": 0.9}, {"hidden_size": 32}, {"fixed_battles": 4}]
+    other += [{"cql_form": "counterfactual"}, {"algorithm": "macal_ql"}]
     other += [{"cql_data_action": True}, {"offline_td_lambda": 0.1}, {"offline_lr": 1e-4}]
     for change in other:
         assert make(preset="tiny", **change).pretraining != base, change

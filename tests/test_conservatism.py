@@ -1,4 +1,4 @@
-"""The CQL term and its joint actions (eq. 9, as MACQL has it)."""
+"""The three CQL terms and their joint actions (eq. 9, as MACQL has it)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import reference
 import torch
 from reference import SMALL, params_of
 
-from ovmse.conservatism import cql_loss, sample_joint_actions
+from ovmse.conservatism import counterfactual_loss, cql_loss, sample_joint_actions
 from ovmse.learner import new_q_function
 
 
@@ -25,12 +25,14 @@ def case(seed: int, steps: int = 12, samples: int = 7) -> tuple:
     return q, q_values, state, taken, joint
 
 
-def ours(case_: tuple, data_action: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def ours(
+    case_: tuple, data_action: bool, returns: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss, and its terms ``Q_tot(tau, a_data)``."""
     q, q_values, state, taken, joint = case_
     weights = q.mixer.weights(state)
     data = q.mixer.mix(weights, q_values.gather(-1, taken.unsqueeze(-1)).squeeze(-1))
-    return cql_loss(q_values, data, joint, weights, data_action), data
+    return cql_loss(q_values, data, joint, weights, data_action, returns), data
 
 
 @pytest.mark.parametrize("data_action", [False, True])
@@ -69,6 +71,41 @@ def test_pushes_the_data_up_and_the_samples_down() -> None:
     for agent in range(3):
         assert slopes[0, agent, taken[0, agent]] < 0
         assert slopes[0, agent, joint[0, 0, agent]] > 0
+
+
+def test_calibrated_pushes_nothing_below_the_returns() -> None:
+    case_ = case(3)
+    q_values, high = case_[1], torch.full((12,), 1e3, dtype=torch.float64)
+    plain, data = ours(case_, False)
+    assert torch.equal(ours(case_, False, -high)[0], plain)  # a floor that nothing touches
+    raised = ours(case_, False, high)[0]  # a floor above everything: R + log K - Q_tot(data)
+    assert raised.item() == pytest.approx(1e3 + math.log(7) - data.mean().item(), abs=1e-9)
+    both = torch.autograd.grad(raised, q_values)[0], torch.autograd.grad(-data.mean(), q_values)[0]
+    torch.testing.assert_close(*both, rtol=0, atol=1e-15)
+
+
+def counterfactual(case_: tuple, avail: torch.Tensor) -> torch.Tensor:
+    q, q_values, state, taken, _ = case_
+    weights = q.mixer.weights(state)
+    data = q.mixer.mix(weights, q_values.gather(-1, taken.unsqueeze(-1)).squeeze(-1))
+    return counterfactual_loss(q_values, data, taken, avail, weights)
+
+
+def test_counterfactual_leaves_the_data_one_agent_at_a_time() -> None:
+    case_ = case(4)
+    q_values, taken = case_[1], case_[3]
+    alone = torch.nn.functional.one_hot(taken, 5).bool()
+    nothing = counterfactual(case_, alone)  # every agent has the data's action only: no term
+    assert nothing.item() == pytest.approx(0, abs=1e-12)
+    some = alone | (torch.rand(12, 3, 5) < 0.5)
+    loss = counterfactual(case_, some)
+    assert loss > 0.1
+    (slopes,) = torch.autograd.grad(loss, q_values)
+    assert not slopes[~some].any()
+    assert (slopes[some & ~alone] > 0).all() and (slopes[alone] <= 1e-12).all()
+    with torch.no_grad():
+        q_values[~some] = 1e6  # what is not available does not matter
+    assert torch.equal(counterfactual(case_, some), loss)
 
 
 def test_samples_are_available_and_uniform() -> None:

@@ -39,9 +39,8 @@ def test_ragged_gru_equals_a_loop_of_gru_cells(counts: list[int]) -> None:
     cell = nn.GRUCell(3, 4).double()
     x = torch.randn(sum(counts), 3, dtype=torch.float64, requires_grad=True)
     towards = torch.randn(sum(counts), 4, dtype=torch.float64)
-    gates = nn.functional.linear(x, cell.weight_ih, cell.bias_ih)
-    ours = RaggedGRU.apply(gates, cell.weight_hh, cell.bias_hh, counts)
-    theirs = loop(cell, x, counts)
+    weights = cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
+    ours, theirs = RaggedGRU.apply(x, *weights, counts), loop(cell, x, counts)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-14)
     wanted = [x, *cell.parameters()]
     for a, b in zip(
@@ -54,7 +53,7 @@ def test_ragged_gru_equals_a_loop_of_gru_cells(counts: list[int]) -> None:
 def test_ragged_gru_passes_gradcheck() -> None:
     torch.manual_seed(1)
     counts = [3, 2, 2, 1]
-    inputs = [torch.randn(*s, dtype=torch.float64) for s in ((8, 6), (6, 2), (6,))]
+    inputs = [torch.randn(*s, dtype=torch.float64) for s in ((8, 3), (6, 3), (6, 2), (6,), (6,))]
     for tensor in inputs:
         tensor.requires_grad_()
     assert torch.autograd.gradcheck(lambda *xs: RaggedGRU.apply(*xs, counts), inputs)
@@ -118,6 +117,29 @@ def test_many_joint_actions_at_once_equal_one_by_one(q: QFunction) -> None:
     assert together.shape == (6, 4)
     for k in range(4):
         torch.testing.assert_close(together[:, k], q.q_tot(many[:, k], state), rtol=0, atol=1e-13)
+
+
+def test_changing_one_agent_equals_mixing_anew(q: QFunction) -> None:
+    torch.manual_seed(7)
+    state = torch.randn(6, 7, dtype=torch.float64)
+    values, taken = torch.randn(6, 3, 5, dtype=torch.float64), torch.randn(6, 3).double()
+    changed = q.mixer.mix_each(q.mixer.weights(state), taken, values)
+    assert changed.shape == (6, 3, 5)
+    for i, a in itertools.product(range(3), range(5)):
+        joint = taken.clone()
+        joint[:, i] = values[:, i, a]
+        expected = q.q_tot(joint, state)
+        torch.testing.assert_close(changed[:, i, a], expected, rtol=0, atol=1e-13)
+
+
+def test_greedy_actions_are_the_best_available(q: QFunction, rng: np.random.Generator) -> None:
+    episodes, params = mixed_episodes(rng), params_of(q)
+    actions = q.greedy_actions(EpisodeBatch.from_episodes(episodes, torch.float64))
+    assert not actions.requires_grad
+    for row, episode in zip(actions.tolist(), episodes):
+        values = reference.agent_values(params, episode)
+        for t in range(episode.length + 1):
+            assert row[t] == reference.greedy(values[t], episode.avail_actions[t])
 
 
 def test_weights_depend_on_the_seed_alone() -> None:

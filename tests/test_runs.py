@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import resource
 import subprocess
@@ -16,12 +17,15 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from reference import SMALL
 from safetensors import SafetensorError
 
+from ovmse.learner import new_q_function
 from ovmse.runs import (
     RunDirectory,
     RunError,
     find_runs,
+    load_weights,
     read_config,
     read_metrics,
     read_tensors,
@@ -337,3 +341,56 @@ def test_reading_what_is_not_a_run_is_an_error(tmp_path: Path) -> None:
     for name in ("x.safetensors", "missing.safetensors"):
         with pytest.raises(RunError, match="not a readable safetensors file"):
             read_tensors(tmp_path / name)
+
+
+def test_weights_come_back_from_a_snapshot_and_from_a_learner(tmp_path: Path) -> None:
+    q, target = (new_q_function(SMALL, (8, 4, 6), seed) for seed in (1, 2))
+    write_tensors(tmp_path / "snapshot.safetensors", q.state_dict())
+    learner = {f"q.{name}": tensor for name, tensor in q.state_dict().items()}
+    learner |= {f"target.{name}": tensor for name, tensor in target.state_dict().items()}
+    write_tensors(tmp_path / "learner.safetensors", learner | {"updates": torch.tensor(3)})
+    for file, part, expected in (
+        ("snapshot", "", q),
+        ("learner", "q.", q),
+        ("learner", "target.", target),
+    ):
+        loaded = new_q_function(SMALL, (8, 4, 6), 3)
+        load_weights(loaded, tmp_path / f"{file}.safetensors", part)
+        for name, tensor in expected.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], tensor), (file, part, name)
+
+
+OTHER_MAP = dataclasses.replace(SMALL, n_agents=4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("text", "is not a readable safetensors file: "),
+        ("missing", "is not a readable safetensors file: "),
+        ("foreign", "is no snapshot of this version of ovmse: it has no agent.fc_in.bias"),
+        ("older", "is no snapshot of this version of ovmse: it has no agent.gru.bias_hh_l0"),
+        (
+            "another map",
+            "is a snapshot of another map or of other network sizes: agent.fc_in.weight has shape "
+            "(8, 15), here (8, 14) is needed",
+        ),
+    ],
+)
+def test_weights_of_something_else_are_refused(tmp_path: Path, kind: str, message: str) -> None:
+    path, q = tmp_path / "x.safetensors", new_q_function(SMALL, (8, 4, 6), 1)
+    if kind == "text":
+        path.write_text("Dear diary,\nnothing happened.\n" * 9)
+    elif kind == "foreign":
+        write_tensors(path, {"model.layer.weight": torch.zeros(3)})
+    elif kind == "older":  # torch.nn.GRUCell's names
+        old = {name.replace("_l0", ""): tensor for name, tensor in q.state_dict().items()}
+        write_tensors(path, old)
+    elif kind == "another map":
+        write_tensors(path, new_q_function(OTHER_MAP, (8, 4, 6), 1).state_dict())
+    before = {name: tensor.clone() for name, tensor in q.state_dict().items()}
+    with pytest.raises(RunError) as caught:
+        load_weights(q, path)
+    assert str(caught.value).startswith(f"{path} {message}")
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in q.state_dict().items())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from reference import td_returns
 
-from ovmse.targets import ovm_loss, ovm_target, td_target
+from ovmse.targets import ovm_loss, ovm_target, returns_to_go, td_target
 
 
 def padded(rows: list[list[float]], padding: float) -> torch.Tensor:
@@ -61,6 +61,13 @@ def test_by_hand(longest: int) -> None:
     assert one(True, 1.0, longest) == [1 + 1, 2]
     assert one(False, 1.0, longest) == [1 + 6, 2 + 10]
     assert one(False, 0.5, longest) == [1 + 0.5 * (5 + 6), 2 + 10]
+
+
+def test_returns_to_go_by_hand() -> None:
+    """No bootstrap, however the battle ended, and nothing of the padding."""
+    rows = padded([[1.0, 2.0, 4.0], [3.0, 8.0]], 99.0)
+    returns = returns_to_go(rows, torch.tensor([3, 2]), 0.5)
+    assert returns.tolist() == [[3.0, 4.0, 4.0], [7.0, 8.0, 0.0]]
 
 
 def test_gradient_of_the_ovm_loss_is_that_of_one_blended_regression() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,17 @@ import pytest
 import reference
 import torch
 from conftest import NUM_ENVS, ROOT
+from typer.testing import CliRunner
 
 from ovmse import Config, evaluate, make_env, train
 from ovmse.algorithms import ALGORITHMS
+from ovmse.cli import app
 from ovmse.datasets import load_dataset
 from ovmse.episodes import EpisodeBatch
 from ovmse.learner import Learner, new_q_function
+from ovmse.networks import QFunction
 from ovmse.runs import (
+    RunDirectory,
     RunError,
     read_config,
     read_metrics,
@@ -33,7 +40,7 @@ from ovmse.runs import (
     snapshot_steps,
 )
 from ovmse.schedules import linear_decay
-from ovmse.training import network_sizes, pretrain_directory, stream_seed
+from ovmse.training import OnlinePhase, network_sizes, pretrain_directory, stream_seed
 
 SMALL = {
     "preset": "tiny",
@@ -64,7 +71,7 @@ def tiny(dataset: Path, **changes: Any) -> Config:
 
 @dataclasses.dataclass
 class Done:
-    """An undisturbed run of ovmse, and what it yielded."""
+    """An undisturbed run, and what it yielded."""
 
     config: Config
     path: Path
@@ -73,11 +80,24 @@ class Done:
 
 
 @pytest.fixture(scope="module")
-def done(dataset_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
-    path = tmp_path_factory.mktemp("undisturbed") / "ovmse"
-    config = tiny(dataset_file)
-    events = list(train(config, path))
-    return Done(config, path, pretrain_directory(config, path.parent), events)
+def trained(dataset_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Done]:
+    """A run of any algorithm, trained once; a warning is an error. All lie in one folder."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+
+    @functools.cache
+    def run(algorithm: str) -> Done:
+        config, path = tiny(dataset_file, algorithm=algorithm), folder / algorithm
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            events = list(train(config, path))
+        return Done(config, path, pretrain_directory(config, folder), events)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def done(trained: Callable[[str], Done]) -> Done:
+    return trained("ovmse")
 
 
 def without_time(path: Path) -> list[dict]:
@@ -132,12 +152,12 @@ def test_rows_say_what_was_measured(done: Done) -> None:
 
 
 def test_progress_counts_updates_and_steps(done: Done) -> None:
-    offline = [e for e in done.events if e.phase == "offline" and e.unit == "updates"]
-    online = [e for e in done.events if e.phase == "online"]
-    counts = [e.done for e in offline]
-    first = counts[: counts.index(12) + 1]
-    assert first == sorted(first) and set(first) == set(range(13))
-    assert {e.total for e in offline} == {12}
+    offline = [e for e in done.events if e.phase == "offline"]
+    online = done.events[len(offline) :]  # nothing of the offline phase comes after it
+    assert {e.phase for e in online} == {"online"}
+    assert [e.done for e in offline] == [0, *range(13)]  # shown before it may have to wait
+    assert {(e.total, e.unit) for e in offline} == {(12, "updates")}
+    assert [e.row for e in offline if e.row] == read_metrics(done.path)[:3]
     steps = [e.done for e in online]
     assert steps == sorted(steps) and steps[0] == 0 and steps[-1] == 1600
     assert {(e.total, e.unit) for e in online} == {(1600, "environment steps")}
@@ -241,17 +261,25 @@ def test_too_small_a_dataset_is_refused(dataset_file: Path, tmp_path: Path) -> N
 # Kills.
 
 
-def test_interrupted_anywhere_it_ends_the_same(done: Done, tmp_path: Path) -> None:
+@pytest.mark.parametrize("algorithm", ["ovmse", "action_proposal", "wsrl"])
+def test_interrupted_anywhere_it_ends_the_same(
+    trained: Callable[[str], Done], tmp_path: Path, algorithm: str
+) -> None:
     """Left at many random events (as by Ctrl-C in a notebook) and continued."""
-    rng, path = random.Random(0), tmp_path / "ovmse"
-    # Offline: before the first point, between two, at the last update; then anywhere.
-    for count in (3, 7, 4, 8, *(rng.randrange(1, 14) for _ in range(7))):
-        stream = train(done.config, path)
+    rng, path, undisturbed = random.Random(0), tmp_path / algorithm, trained(algorithm)
+    if algorithm == "ovmse":
+        # Offline: before the first point, between two, at the last update; then anywhere.
+        counts = [3, 7, 4, 8, *(rng.randrange(1, 14) for _ in range(7))]
+    else:  # online: after the points at 320 steps, in WSRL's warm-up, and at 640
+        (tmp_path / "pretrain").symlink_to(undisturbed.pretraining.parent)
+        counts = [6, 6]
+    for count in counts:
+        stream = train(undisturbed.config, path)
         for _ in range(count):
             next(stream, None)
         stream.close()
-    list(train(done.config, path))
-    assert_same_outcome(done, path)
+    list(train(undisturbed.config, path))
+    assert_same_outcome(undisturbed, path)
 
 
 CHILD = """
@@ -287,39 +315,185 @@ def test_sigkill_in_both_phases_changes_nothing(done: Done, tmp_path: Path) -> N
     assert_same_outcome(done, path)
 
 
+# Learning that diverges.
+
+
+@pytest.mark.parametrize(
+    ("phase", "at", "message"),
+    [
+        ("offline", 2, r"\(pre-training\); it has no snapshot yet"),
+        ("offline", 6, r"\(pre-training\); its last good snapshot is offline_00000004.safetensors"),
+        (
+            "online",
+            2,
+            r"\(environment step (\d+)\); its last good snapshot is online_(\d+).safetensors",
+        ),
+    ],
+)
+def test_a_run_that_diverges_stops_in_one_sentence(
+    done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, at: int, message: str
+) -> None:
+    """Every target is not a number from one update on. What was measured stays, and continues."""
+    target = Learner.td_target
+
+    def poisoned(self: Learner, *batch: Any) -> torch.Tensor:
+        offline = self.settings.decay_updates > 0
+        good = self.updates < at or offline != (phase == "offline")
+        return target(self, *batch) * (1 if good else torch.nan)
+
+    monkeypatch.setattr(Learner, "td_target", poisoned)
+    settings = {"dataset": done.config.dataset, **SMALL}
+    command = ["train", str(tmp_path / "run"), *(f"{k}={v}" for k, v in settings.items())]
+    if phase == "online":
+        (tmp_path / "pretrain").symlink_to(done.pretraining.parent)
+    stopped = CliRunner().invoke(app, command)
+    assert stopped.exit_code == 2
+    what = f"learning diverged at update {at + 1}: the loss is nan, its gradient nan long"
+    said = re.fullmatch(rf"ovmse: \S+: {what} {message}\n", stopped.stderr)
+    assert said, stopped.stderr
+    if phase == "online":
+        steps, snapshot = map(int, said.groups())
+        assert snapshot <= steps < snapshot + done.config.test_interval
+        for row in read_metrics(tmp_path / "run"):
+            assert all(np.isfinite(v) for v in row.values() if v != row["phase"])
+        monkeypatch.undo()
+        assert CliRunner().invoke(app, command).exit_code == 0
+        assert_same_outcome(done, tmp_path / "run")
+
+
+def test_a_device_that_is_not_there_is_named(
+    dataset_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"^device: got 'cuda', allowed: 'cpu'"):
+        list(train(tiny(dataset_file, device="cuda"), tmp_path / "run"))
+
+
 # Algorithms.
 
 
-def test_algorithms_of_one_seed_share_the_pretraining(done: Done, tmp_path: Path) -> None:
-    """Every algorithm of the table runs, without a warning; those that start offline train once."""
-    pretraining: set[str | None] = set()
-    for number, name in enumerate(ALGORITHMS):
-        # Long enough for every slot to end a battle.
-        config = tiny(Path(done.config.dataset), algorithm=name, online_steps=1_280)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            events = list(train(config, tmp_path / name))
-        rows = read_metrics(tmp_path / name)
-        assert rows[-1]["env_steps"] == 1_280 and rows[-1]["updates"] > 0
-        assert all(np.isfinite(v) for row in rows for v in row.values() if v != row["phase"])
-        row = ALGORITHMS[name]
-        trained_offline = any(e.row for e in events if e.phase == "offline")
-        assert trained_offline == (number == 0)
-        assert (rows[0]["phase"] == "offline") == row.pretrained
-        names = set().union(*rows)
-        assert ("memory_active" in names) == ("lambda_memory" in names) == row.memory
-        assert ("q_fixed" in rows[-1]) == row.pretrained
-        pretraining.add(read_config(tmp_path / name)["pretrained"])
-        if number == 0:
-            (directory,) = (tmp_path / "pretrain").iterdir()
-            first = {p: p.stat().st_mtime_ns for p in directory.rglob("*") if p.name != ".lock"}
-    assert pretraining == {os.path.join("..", "pretrain", directory.name), None}
-    assert list((tmp_path / "pretrain").iterdir()) == [directory]
-    assert {p: p.stat().st_mtime_ns for p in first} == first
-    starts = [read_metrics(tmp_path / n)[3] for n, row in ALGORITHMS.items() if row.pretrained]
-    assert {(r["env_steps"], r["q_fixed"], r["test_return"]) for r in starts} == {
-        (0, starts[0]["q_fixed"], starts[0]["test_return"])
-    }
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_algorithm_runs_as_its_row_says(trained: Callable[[str], Done], name: str) -> None:
+    run, row = trained(name), ALGORITHMS[name]
+    rows = read_metrics(run.path)
+    assert rows[-1]["env_steps"] == 1_600 and rows[-1]["updates"] > 0
+    assert all(np.isfinite(v) for row in rows for v in row.values() if v != row["phase"])
+    last = read_tensors(snapshot_steps(run.path)[-1][1])
+    assert all(tensor.isfinite().all() for tensor in last.values())
+    assert (rows[0]["phase"] == "offline") == row.pretrained
+    assert ("q_fixed" in rows[-1]) == row.pretrained
+    names = set().union(*rows)
+    assert ("memory_active" in names) == ("lambda_memory" in names) == (row.target == "ovm")
+
+
+def test_algorithms_of_one_seed_share_the_pretraining(trained: Callable[[str], Done]) -> None:
+    """Those with one CQL form train offline once, and start from the very same network."""
+    groups: dict[Path, list[str]] = {}
+    runs = {name: trained(name) for name in ALGORITHMS}
+    for name, run in runs.items():
+        stored = read_config(run.path)["pretrained"]
+        if ALGORITHMS[name].pretrained:
+            assert (run.path / stored).resolve() == run.pretraining.resolve()
+            groups.setdefault(run.pretraining, []).append(name)
+        else:
+            assert stored is None
+    calibrated = ["macal_ql", "wsrl"]
+    others = [n for n, row in ALGORITHMS.items() if row.pretrained and n not in calibrated]
+    assert sorted(groups.values()) == sorted([calibrated, others])
+    assert set(runs["ovmse"].pretraining.parent.iterdir()) == set(groups)
+    for names in groups.values():
+        assert sum(any(e.row for e in runs[n].events if e.phase == "offline") for n in names) == 1
+        starts = [snapshot_steps(runs[name].path)[0][1].read_bytes() for name in names]
+        assert len(set(starts)) == 1
+    first, second = (snapshot_steps(runs[n].path)[0][1].read_bytes() for n in ("macql", "wsrl"))
+    assert first != second
+
+
+def test_wsrl_fills_its_buffer_with_the_offline_policy(trained: Callable[[str], Done]) -> None:
+    """Until step 500 greedy battles and no update; the schedules start there."""
+    run = trained("wsrl")
+    assert run.config.policy_warmup_steps == 500
+    rows = read_metrics(run.path)[3:]
+    events = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]
+    for row in rows:
+        t = row["env_steps"] - 500
+        assert row["epsilon"] == (0.0 if t < 0 else linear_decay(1.0, 0.05, 800, t))
+    assert [row["updates"] for row in rows[:2]] == [0, 0]
+    assert rows[1].get("explorers", 0) == 0 < rows[-1]["explorers"]
+    start, early = (file.read_bytes() for _, file in snapshot_steps(run.path)[:2])
+    assert start == early  # at step 320 the policy is still the offline one
+    moments = []  # environment steps before each exploring step
+    for event in events:
+        began = event["env_steps"] - NUM_ENVS * event["length"]
+        moments += [began + NUM_ENVS * t for t, *_ in event["explored"]]
+    assert min(moments) >= 500 and len(moments) > 10
+    # Three battles that end after the warm-up make an update; those before made none.
+    counted = sum(event["env_steps"] - NUM_ENVS >= 500 for event in events)
+    assert rows[-1]["updates"] == counted // 3 < len(events) // 3
+
+
+def test_a_warm_up_delays_the_schedules(done: Done, tmp_path: Path) -> None:
+    config = tiny(Path(done.config.dataset), policy_warmup_steps=500)
+    with RunDirectory(tmp_path / "run", config.model_dump()) as run:
+        online = OnlinePhase(config, run, done.pretraining)
+    found = []
+    for steps in (0, 499, 500, 900, 1300, 5000):
+        online.env_steps = steps
+        found.append((online.epsilon, online.lambda_memory))
+    assert found[:3] == [(0.0, 1.0), (0.0, 1.0), (1.0, 1.0)]
+    assert found[3] == (pytest.approx(0.525), pytest.approx(0.55))
+    assert found[4] == pytest.approx((0.05, 0.1)) and found[5] == (0.05, 0.1)
+
+
+def test_proposals_are_the_offline_policys_and_made_once(
+    trained: Callable[[str], Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = trained("action_proposal").config
+    path, pretraining = tmp_path / "run", trained("action_proposal").pretraining
+    batches: list[EpisodeBatch] = []
+    proposed: list[int] = []
+    update, greedy_actions = Learner.update, QFunction.greedy_actions
+
+    def listen(self: Learner, batch: EpisodeBatch, weight: float | None = None) -> dict:
+        assert weight is None and batch.q_offline is None
+        batches.append(batch)
+        return update(self, batch, weight)
+
+    def count(self: QFunction, batch: EpisodeBatch) -> torch.Tensor:
+        proposed.append(len(batch.lengths))
+        return greedy_actions(self, batch)
+
+    (tmp_path / "pretrain").symlink_to(pretraining.parent)
+    monkeypatch.setattr(Learner, "update", listen)
+    monkeypatch.setattr(QFunction, "greedy_actions", count)
+
+    def battles() -> int:
+        return len((path / "events.jsonl").read_text().splitlines())
+
+    stream = train(config, path)
+    while not (event := next(stream)).row or event.done < 960:
+        pass
+    stream.close()
+    known = battles()
+    assert sum(proposed) == 24 + known  # the dataset's and its own
+    proposed.clear()
+    with RunDirectory(path, read_config(path)) as run:
+        _, _, parts = run.load_point()
+        assert parts and all("proposal" in part for part in parts)
+    list(train(config, path))
+    assert sum(proposed) == 24 + battles() - known  # none of those that were resumed with
+    monkeypatch.undo()
+    # The *online* network as offline training left it, on every history.
+    final = read_tensors(pretraining / "snapshots" / "offline_final.safetensors")
+    offline = new_q_function(make_env("2s3z", num_envs=NUM_ENVS).spec, network_sizes(config), 0)
+    offline.load_state_dict({n[2:]: t for n, t in final.items() if n.startswith("q.")})
+    assert batches
+    for batch in batches:
+        with torch.no_grad():
+            values = offline.q_values(batch).masked_fill(~batch.avail_actions, -torch.inf)
+        there = torch.arange(values.shape[1]) <= batch.lengths[:, None]
+        chosen = values.gather(-1, batch.proposal.unsqueeze(-1)).squeeze(-1)[there]
+        torch.testing.assert_close(chosen, values.amax(-1)[there], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("ratio", "offline_count"), [(0.0, 0), (0.25, 1), (0.4, 2), (1.0, 4)])

@@ -1,121 +1,244 @@
-"""Making the offline datasets: train QMIX from scratch until it is medium, then collect.
+"""Making the offline datasets: a ladder of policies from one training, then battles of its rungs.
 
-Medium is a policy that wins well over half of its battles when it does not explore, and about half
-with the little exploration that collects the data: training stops at the first test won to
-``MEDIUM_WIN_RATE`` that a second test of 128 battles confirms. medium_replay is the replay buffer
-of that training, or its newest battles.
+A ladder is what QMIX from scratch passed through on a map: ten snapshots at even distances and
+the untrained start. Ladders ship, so that both qualities are collected in minutes.
+
+What medium and medium_replay mean is said once, in ``card.MEANINGS``, and in every card.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ovmse.config import Config
-from ovmse.datasets.hdf5 import write_dataset
+from ovmse.datasets.card import MEANINGS
+from ovmse.datasets.hdf5 import DATA_DIR, write_dataset
 from ovmse.envs import make_env
+from ovmse.envs.base import VectorEnv
 from ovmse.episodes import Episode
+from ovmse.files import replacing
 from ovmse.learner import new_q_function
+from ovmse.networks import QFunction
 from ovmse.rollout import collect
-from ovmse.runs import RunDirectory, RunError, read_metrics, read_tensors
-from ovmse.training import OnlinePhase, Progress, evaluate, network_sizes, stream_seed
+from ovmse.runs import RunDirectory, RunError, load_weights, snapshot_steps, write_json
+from ovmse.schedules import linear_decay
+from ovmse.training import Progress, finetune, machine, network_sizes, stream_seed
 
-QUALITIES = ("medium", "medium_replay")
-MEDIUM_WIN_RATE = 0.6
-POLICY_BATTLES = 512  # greedy battles behind the policy's win rate on the card
-MEDIUM_EPSILON = 0.05  # exploration of each agent while the medium dataset is collected
-RECIPE = {
+QUALITIES = tuple(MEANINGS)
+LADDERS = DATA_DIR / "ladders"
+RUNGS = 10  # above the untrained one
+MEDIUM_EPSILON = 0.05  # exploration of each agent while medium data are recorded
+RUNG_BATTLES = 256  # battles behind each number of a ladder
+# One map is pinned (environment steps): its two files ship, and Figure 1 rests on them.
+PINNED = {"2s3z": 140_000}
+# How far a collected dataset may lie from its ladder: the sampling error of both, with room for
+# another machine's rounding, which sends battles other ways.
+WIN_TOLERANCE, RETURN_TOLERANCE = 0.1, 1.5
+
+_COMMON = {
     "algorithm": "qmix",
     "online_lr": 5e-4,
-    # Battles that the time limit cuts bootstrap from values that nothing else anchors. At 0.6 those
-    # values inflate and the team learns to run away; nearer to the Monte-Carlo return they do not.
-    "online_td_lambda": 0.9,
-    "episodes_per_update": 2,
-    "online_target_interval": 40,
     "warmup_updates": 0,
-    "epsilon_anneal": 50_000,
-    "online_steps": 400_000,
-    "test_interval": 10_000,
     "test_battles": 96,
+    "final_battles": 96,
 }
+# Battles that the time limit cuts bootstrap from values that nothing else anchors. With a small
+# TD(lambda) those values inflate, and the team learns to run away or not at all (2s3z at 0.6 with a
+# rate of 1e-3, 3s5z at 0.9 with a copy every 40 updates).
+RECIPES: dict[str, dict[str, Any]] = {
+    "2s3z": {
+        "online_td_lambda": 0.9,
+        "episodes_per_update": 2,
+        "online_target_interval": 40,
+        "epsilon_anneal": 50_000,
+        "online_steps": 350_000,
+        "test_interval": 10_000,
+    },
+    "3s5z": {
+        "online_td_lambda": 0.95,
+        "episodes_per_update": 2,
+        "online_target_interval": 80,
+        "epsilon_anneal": 100_000,
+        "online_steps": 480_000,
+        "test_interval": 30_000,
+        "num_envs": 32,
+    },
+    "5m_vs_6m": {
+        "online_td_lambda": 0.8,
+        "episodes_per_update": 8,
+        "batch_size": 64,
+        "online_target_interval": 20,
+        "epsilon_anneal": 150_000,
+        "online_steps": 630_000,
+        "test_interval": 45_000,
+        "num_envs": 32,
+    },
+    "6h_vs_8z": {
+        "online_td_lambda": 0.8,
+        "episodes_per_update": 4,
+        "online_target_interval": 40,
+        "epsilon_anneal": 100_000,
+        "online_steps": 400_000,
+        "test_interval": 20_000,
+        "num_envs": 32,
+    },
+}
+
+
+def make_ladder(
+    task: str, folder: str | Path, work_dir: str | Path, seed: int = 0
+) -> Iterator[Progress]:
+    """Trains QMIX from scratch, measures its rungs, and puts them in ``folder``.
+
+    The training lies in ``work_dir`` and resumes there. ``folder`` gets one safetensors file a
+    rung and ``ladder.json``, which is written last. Raises ValueError for a task without a recipe.
+    """
+    config = Config.from_parameters(task=task, seed=seed, **_COMMON, **_recipe(task))
+    folder, work_dir = Path(folder), Path(work_dir)
+    with RunDirectory(work_dir, config.model_dump()) as run:
+        if not run.finished:
+            yield from finetune(config, run, None)
+    env = make_env(task, config.backend, config.num_envs)
+    q = new_q_function(env.spec, network_sizes(config), 0)
+    taken = snapshot_steps(work_dir)
+    rungs = []
+    for k in range(RUNGS + 1):
+        at, file = min(taken, key=lambda one: abs(one[0] - k * config.online_steps / RUNGS))
+        load_weights(q, file)
+        epsilon = linear_decay(config.epsilon_start, config.epsilon_end, config.epsilon_anneal, at)
+        name = f"{at:08d}.safetensors"
+        rung: dict[str, Any] = {"env_steps": at, "file": name, "epsilon": round(epsilon, 4)}
+        test_seed = stream_seed(seed, "test", k)
+        for what, explore in (("greedy", 0.0), ("medium", MEDIUM_EPSILON), ("replay", epsilon)):
+            rung[what] = _score(_battles(q, env, RUNG_BATTLES, test_seed, explore))
+        with replacing(folder / name) as temporary:
+            shutil.copyfile(file, temporary)
+        rungs.append(rung)
+        yield Progress("rungs", k + 1, RUNGS + 1, "rungs")
+    steps = [rung["env_steps"] for rung in rungs]
+    ladder = {
+        "task": task,
+        "backend": config.backend,
+        "seed": seed,
+        "command": f"ovmse data ladder --task {task} --seed {seed}",
+        "settings": {**_COMMON, **RECIPES[task]},
+        "battles": RUNG_BATTLES,
+        "medium_epsilon": MEDIUM_EPSILON,
+        "medium": steps.index(PINNED[task]) if task in PINNED else medium_rung(rungs),
+        "rungs": rungs,
+        **machine(),
+    }
+    write_json(folder / "ladder.json", ladder)
+
+
+def medium_rung(rungs: list[dict[str, Any]]) -> int:
+    """The index of the medium rung, as ``card.MEANINGS`` defines it."""
+    measure = "win_rate" if max(r["greedy"]["win_rate"] for r in rungs) >= 0.1 else "return"
+    half = max(r["greedy"][measure] for r in rungs) / 2
+    return min(range(1, len(rungs)), key=lambda i: abs(rungs[i]["greedy"][measure] - half))
+
+
+def read_ladder(folder: str | Path) -> dict[str, Any]:
+    """``ladder.json`` of a ladder; raises RunError if there is none."""
+    path = Path(folder) / "ladder.json"
+    try:
+        ladder = json.loads(path.read_text())
+        ladder["rungs"][ladder["medium"]]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunError(f"{folder} is no ladder of policies ({error})") from None
+    return ladder
 
 
 def make_dataset(
     task: str,
     quality: str,
     path: str | Path,
-    work_dir: str | Path,
+    ladder_dir: str | Path | None = None,
     episodes: int = 2_000,
     seed: int = 0,
-    checkpoint: str | Path | None = None,
 ) -> Iterator[Progress]:
-    """Writes the dataset to ``path``; what it took is in the file's attributes.
+    """Collects ``episodes`` battles from a ladder (the shipped one of the task) into ``path``.
 
-    The training lies in ``work_dir``, resumes there, and serves both qualities. With a
-    ``checkpoint`` (a safetensors file of a QFunction of this task) the medium dataset is
-    collected from it at once. Raises RunError if training ends without a medium policy, or if a
-    replay buffer is asked of a checkpoint.
+    Raises RunError if the ladder is missing or of another task, or if the battles' win rate or
+    mean return lies further from the ladder's own than ``WIN_TOLERANCE``, ``RETURN_TOLERANCE``
+    (fewer than ``RUNG_BATTLES`` battles are not checked: chance alone takes them further).
     """
     if quality not in QUALITIES:
         raise ValueError(f"quality: got {quality!r}, allowed: {', '.join(QUALITIES)}")
-    if quality == "medium_replay" and checkpoint:
-        raise ValueError("quality medium_replay is a training's buffer; a checkpoint has none")
-    config = Config.from_parameters(task=task, seed=seed, **RECIPE)
-    env = make_env(task, config.backend, config.num_envs)
-    origin: dict[str, Any] = {"quality": quality, "seed": seed, "see_enemy_actions": 0}
-    command = f"ovmse data make --task {task} --quality {quality} --seed {seed}"
-    made: Iterator[Episode] | list[Episode]
-    if checkpoint is None:
-        with RunDirectory(work_dir, config.model_dump()) as run:
-            trained = OnlinePhase(config, run, None)
-            yield from train_to_medium(config, run, trained)
-            q, made = trained.learner.q, list(trained.buffer)[-episodes:]
-            if quality == "medium_replay":
-                origin["newest_of"] = len(trained.buffer)  # battles in the whole buffer
-            origin["training_steps"] = trained.env_steps
-    else:
-        command += f" --checkpoint {Path(checkpoint).name}"
-        q = new_q_function(env.spec, network_sizes(config), 0)
-        try:
-            q.load_state_dict(read_tensors(checkpoint))
-        except RuntimeError:
-            raise RunError(f"{checkpoint} is not a QFunction of {task}") from None
-    # Battles of their own: those that stopped the training flatter the policy.
-    test = evaluate(q, env, POLICY_BATTLES, stream_seed(seed, "test", 2))
-    origin["policy_win_rate"], origin["policy_return"] = test.win_rate, test.mean_return
-    origin["policy_battles"] = POLICY_BATTLES
-    if quality == "medium":
-        collect_seed = stream_seed(seed, "fixed")
-        env.reset(collect_seed)
-        rng = np.random.default_rng(collect_seed)
-        made = collect(q, env, episodes, rng, epsilon=MEDIUM_EPSILON)
-        origin["epsilon"] = MEDIUM_EPSILON
-    origin["command"] = f"{command} --episodes {episodes}"
+    config = Config.from_parameters(task=task, seed=seed, **_COMMON, **_recipe(task))
+    folder = Path(ladder_dir) if ladder_dir else LADDERS / task
+    ladder = read_ladder(folder)
+    if ladder["task"] != task:
+        raise RunError(f"{folder} is a ladder of {ladder['task']}, not of {task}")
+    rungs = ladder["rungs"][: ladder["medium"] + 1]
+    medium = rungs[-1]
+    chosen = [medium] if quality == "medium" else rungs
+    measured = [r["medium" if quality == "medium" else "replay"] for r in chosen]
+    expected = {name: float(np.mean([m[name] for m in measured])) for name in measured[0]}
+
+    # 16 battles at once, whatever the training used: what is recorded does not depend on it.
+    env = make_env(task, config.backend, 16)
+    q = new_q_function(env.spec, network_sizes(config), 0)
+    made: list[Episode] = []
+    yield Progress("battles", 0, episodes, "battles")
+    for i, rung in enumerate(chosen):
+        load_weights(q, folder / rung["file"])
+        share = episodes * (i + 1) // len(chosen) - episodes * i // len(chosen)
+        epsilon = MEDIUM_EPSILON if quality == "medium" else rung["epsilon"]
+        battle_seed = stream_seed(seed, "collecting", 0 if quality == "medium" else i + 1)
+        made += _battles(q, env, share, battle_seed, epsilon)
+        yield Progress("battles", len(made), episodes, "battles")
+    score = _score(made)
+    far = abs(score["win_rate"] - expected["win_rate"]) > WIN_TOLERANCE
+    if episodes >= RUNG_BATTLES and (
+        far or abs(score["return"] - expected["return"]) > RETURN_TOLERANCE
+    ):
+        raise RunError(
+            f"{path} was not written: its battles win {score['win_rate']:.0%} and return "
+            f"{score['return']:.1f}, the ladder says {expected['win_rate']:.0%} and "
+            f"{expected['return']:.1f}"
+        )
+    best = max(ladder["rungs"], key=lambda r: (r["greedy"]["win_rate"], r["greedy"]["return"]))
+    origin = {
+        "quality": quality,
+        "seed": seed,
+        "see_enemy_actions": 0,
+        "medium_steps": medium["env_steps"],
+        "medium_win_rate": medium["greedy"]["win_rate"],
+        "medium_return": medium["greedy"]["return"],
+        "best_win_rate": best["greedy"]["win_rate"],
+        "best_return": best["greedy"]["return"],
+        "policies": len(chosen),
+        "epsilon": [MEDIUM_EPSILON] if quality == "medium" else [r["epsilon"] for r in chosen],
+        "expected_win_rate": f"{expected['win_rate']:.3f} ± {WIN_TOLERANCE}",
+        "expected_return": f"{expected['return']:.2f} ± {RETURN_TOLERANCE}",
+        "command": f"ovmse data make --task {task} --quality {quality} --seed {seed} "
+        f"--episodes {episodes}",
+    }
     write_dataset(path, made, env.spec, origin)
 
 
-def train_to_medium(config: Config, run: RunDirectory, online: OnlinePhase) -> Iterator[Progress]:
-    """Trains from scratch until the policy is medium; the run keeps its resume state."""
-    torch.set_num_threads(config.threads)
-    total = config.online_steps
-    row = read_metrics(run.path)[-1] if online.restore() else online.measure()
-    while not _is_medium(row, online):
-        if online.env_steps >= total:
-            raise RunError(f"no policy won {MEDIUM_WIN_RATE:.0%} within {total:,} steps")
-        online.step()
-        if online.env_steps >= online.next_test:
-            row = online.measure()
-            yield Progress("online", online.env_steps, total, "environment steps", row)
-    yield Progress("online", online.env_steps, total, "environment steps")
+def _recipe(task: str) -> dict[str, Any]:
+    if task not in RECIPES:
+        raise ValueError(f"task: got {task!r}, allowed: {', '.join(RECIPES)}")
+    return RECIPES[task]
 
 
-def _is_medium(row: dict[str, Any], online: OnlinePhase) -> bool:
-    if row["test_win_rate"] < MEDIUM_WIN_RATE:
-        return False
-    seed = stream_seed(online.config.seed, "test", 1)
-    confirmed = evaluate(online.learner.q, online.test_env, 128, seed)
-    return confirmed.win_rate >= MEDIUM_WIN_RATE
+def _battles(
+    q: QFunction, env: VectorEnv, battles: int, seed: int, epsilon: float
+) -> list[Episode]:
+    env.reset(seed)
+    return list(collect(q, env, battles, np.random.default_rng(seed), epsilon=epsilon))
+
+
+def _score(episodes: list[Episode]) -> dict[str, float]:
+    return {
+        "win_rate": round(float(np.mean([e.won for e in episodes])), 4),
+        "return": round(float(np.mean([e.episode_return for e in episodes])), 3),
+    }

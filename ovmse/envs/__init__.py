@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ovmse.envs.base import EnvSpec, Observation, Step, Units, VectorEnv
 
-BACKENDS = ("smax",)
+BACKENDS = ("smax", "climb")
 
 
 def make_env(task: str, backend: str = "smax", num_envs: int = 16, seed: int = 0) -> VectorEnv:
@@ -15,6 +15,10 @@ def make_env(task: str, backend: str = "smax", num_envs: int = 16, seed: int = 0
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend: got {backend!r}, allowed: {', '.join(BACKENDS)}")
+    if backend == "climb":
+        from ovmse.envs.climb import ClimbEnv
+
+        return ClimbEnv(task, num_envs, seed)
     from ovmse.envs.smax import SmaxEnv
 
     return SmaxEnv(task, num_envs, seed)

@@ -130,12 +130,16 @@ def _compiled(task: str, num_envs: int) -> tuple[EnvSpec, Callable, Callable]:
         obs, state, rewards, dones, _ = env.step_env(use, state, by_agent)
         alive = state.state.unit_alive
         ours, theirs = alive[:allies].any(), alive[allies:].any()
-        out = observe(obs, state)
-        out["reward"] = rewards[env.agents[0]] * REWARD_SCALE
-        out["terminated"] = ~ours | ~theirs
-        out["truncated"] = dones["__all__"] & ours & theirs
-        out["won"] = ours & ~theirs
-        return (key, state), out
+        # One array of outcomes: fetching an array costs more than what is in it.
+        outcome = jnp.stack(
+            [
+                rewards[env.agents[0]] * REWARD_SCALE,
+                ~ours | ~theirs,  # terminated
+                dones["__all__"] & ours & theirs,  # truncated
+                ours & ~theirs,  # won
+            ]
+        )
+        return (key, state), observe(obs, state), outcome
 
     @jax.jit
     def reset(key: Any) -> tuple:
@@ -143,9 +147,8 @@ def _compiled(task: str, num_envs: int) -> tuple[EnvSpec, Callable, Callable]:
 
     @jax.jit
     def step(carry: tuple, actions: Any) -> tuple:
-        carry, out = jax.vmap(step_one)(carry, actions)
-        done = out["terminated"] | out["truncated"]
-        seen = {name: out[name] for name in ("obs", "state", "avail")}
+        carry, last, outcome = jax.vmap(step_one)(carry, actions)
+        done = (outcome[:, 1] + outcome[:, 2]) > 0
 
         def begin_anew(both: tuple) -> tuple:
             fresh = jax.vmap(reset_one)(both[0][0])
@@ -155,8 +158,8 @@ def _compiled(task: str, num_envs: int) -> tuple[EnvSpec, Callable, Callable]:
             return jax.tree.map(pick, fresh, both)
 
         # Resetting costs as much as a step: do it only on the steps where a battle ended.
-        carry, seen = jax.lax.cond(done.any(), begin_anew, lambda both: both, (carry, seen))
-        return carry, seen, out
+        carry, seen = jax.lax.cond(done.any(), begin_anew, lambda both: both, (carry, last))
+        return carry, seen, last, outcome
 
     return spec, reset, step
 
@@ -189,14 +192,17 @@ class SmaxEnv:
                 f"actions: got shape {np.shape(actions)}, "
                 f"expected {(self.num_envs, self.spec.n_agents)}"
             )
-        self._carry, seen, out = self._step(self._carry, np.asarray(actions, np.int32))
+        self._carry, seen, last, outcome = self._step(self._carry, np.asarray(actions, np.int32))
+        reward, terminated, truncated, won = np.asarray(outcome).T
+        observation = _observation(seen)
+        ended = terminated.any() or truncated.any()
         return Step(
-            observation=_observation(seen),
-            last=_observation(out),
-            reward=np.asarray(out["reward"]),
-            terminated=np.asarray(out["terminated"]),
-            truncated=np.asarray(out["truncated"]),
-            won=np.asarray(out["won"]),
+            observation=observation,
+            last=_observation(last) if ended else observation,
+            reward=reward.copy(),
+            terminated=terminated > 0,
+            truncated=truncated > 0,
+            won=won > 0,
         )
 
     def get_state(self) -> list[np.ndarray]:

@@ -1,0 +1,92 @@
+"""Turns a folder of measured runs into what ships in data/: picture, table, card, one seed's runs.
+
+    .venv/bin/python -m analysis.demo --folder runs/nine --algorithms all --first-seed 10 --seeds 3
+    .venv/bin/python tools/ship_results.py runs/nine
+
+Every measurement ships (data/2s3z_medium_results.csv); Figure 1 shows four algorithms, and of them
+the snapshots of the first seed ship, thinned, so that `02_q_drift` opens on real runs and the
+repository stays small.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from analysis.charts import figure1
+from analysis.drift import replayed_curves
+from analysis.show import mimebundle
+from analysis.tables import summary
+from ovmse.runs import find_runs, read_config, snapshot_steps
+from ovmse.training import FIXED_FILE
+
+KEPT = (0, 2_000, 4_000, 6_000, 8_000, 10_000, 20_000, 30_000, 40_000, 60_000)
+FIGURE = ("ovmse", "se", "switch_cql", "macql")
+RESULTS = "2s3z_medium_results"
+DATA = Path(__file__).resolve().parents[1] / "data"
+
+
+def main(folder: Path) -> None:
+    """Writes data/{RESULTS}.{csv,md}, data/figure1.png and data/figure1/."""
+    import vl_convert
+
+    table = replayed_curves(folder)
+    online = table[table.phase == "online"].drop(columns="run")
+    online.to_csv(DATA / f"{RESULTS}.csv", index=False, float_format="%.5g")
+    shown = table[table.algorithm.isin(FIGURE)]
+    spec = mimebundle(figure1(shown))["application/vnd.vegalite.v5+json"]
+
+    (DATA / "figure1.png").write_bytes(vl_convert.vegalite_to_png(spec, vl_version="5.20", scale=2))
+    numbers = summary(table, at=(0, 10_000, 30_000, 60_000))
+    seeds = sorted(int(s) for s in online.seed.unique())
+    first = find_runs(folder)[0]
+    config = read_config(first)
+    result = json.loads((first / "result.json").read_text())
+    (DATA / f"{RESULTS}.md").write_text(
+        f"""# Measured: nine algorithms on 2s3z medium
+
+Seeds {", ".join(map(str, seeds))}, none used for tuning (that was done on seeds 50 and 51);
+{config["test_battles"]} greedy battles a test, {config["final_battles"]} at the first and the last,
+{config["fixed_battles"]} fixed battles a seed; `quick` preset, 60,000 online steps.
+`win` is the test win rate, `q` the mean `Q_tot` on the fixed battles, `mc` their mean discounted
+return; mean over seeds, least and greatest.
+
+{_markdown(numbers)}
+
+Command: `python -m analysis.demo --folder runs/nine --algorithms all --first-seed {seeds[0]}
+--seeds {len(seeds)}`.
+Machine: {result["cores"]} shared {result["cpu"]} cores, Python {result["python"]}, torch
+{result["torch"]}, one thread a run. `{RESULTS}.csv` holds every measurement; `figure1/`
+the runs of seed {seeds[0]} of the algorithms in Figure 1, with a part of their snapshots.
+"""
+    )
+    target = DATA / "figure1"
+    shutil.rmtree(target, ignore_errors=True)
+    for run in find_runs(folder):
+        config = read_config(run)
+        if config["seed"] == seeds[0] and config["algorithm"] in FIGURE:
+            _copy_run(run, target / run.name, config)
+
+
+def _copy_run(run: Path, target: Path, config: dict) -> None:
+    (target / "snapshots").mkdir(parents=True)
+    for name in ("config.json", "metrics.jsonl", "result.json"):
+        shutil.copyfile(run / name, target / name)
+    for steps, file in snapshot_steps(run):
+        if steps in KEPT:
+            shutil.copyfile(file, target / "snapshots" / file.name)
+    pretrained = (target / config["pretrained"]).resolve()
+    pretrained.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(run / config["pretrained"] / FIXED_FILE, pretrained / FIXED_FILE)
+
+
+def _markdown(table) -> str:  # type: ignore[no-untyped-def]
+    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
