@@ -4,12 +4,13 @@ PYTHON ?= python3
 RUN = .venv/bin/python -m
 SETUP_FLAGS = $(if $(filter file,$(origin PYTHON)),,--chosen)
 
-.PHONY: help setup demo test lab
+.PHONY: help setup demo test lab bench
 
 help:
 	@echo "make demo   train and compare on a small scale, then show where the results are"
 	@echo "make lab    open JupyterLab on the notebooks"
 	@echo "make test   style, types and every test"
+	@echo "make bench  what an update, the replay and collecting cost, beside plain versions"
 	@echo "make setup  only create .venv and install the tested packages"
 	@echo
 	@echo "Each sets up .venv first (about 2.5 GB, some minutes); the next time it is reused."
@@ -37,3 +38,7 @@ test: setup
 # and asks for the token in the address that it prints.
 lab: setup
 	@$(RUN) jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
+
+# Some minutes on a machine with nothing else to do; BENCH_FLAGS='--out bench.md' keeps the table.
+bench: setup
+	@$(RUN) bench $(BENCH_FLAGS)

@@ -1,0 +1,1 @@
+"""``python -m bench``: what an update, the replay and collecting cost, beside plain versions."""
