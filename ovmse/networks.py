@@ -157,7 +157,8 @@ class QFunction(nn.Module):
         time_major = there.nonzero()
         where = time_major[:, 1] * longest + time_major[:, 0]
         last_actions = F.pad(batch.actions, (0, 0, 1, 0), value=-1)
-        rows = self._inputs(batch.obs.flatten(0, 1)[where], last_actions.flatten(0, 1)[where])
+        obs, last = (x.flatten(0, 1).index_select(0, where) for x in (batch.obs, last_actions))
+        rows = self._inputs(obs, last)
         return Inputs(rows, (there.sum(1) * self.n_agents).tolist(), where)
 
     def q_values(self, batch: EpisodeBatch, inputs: Inputs | None = None) -> Tensor:
