@@ -24,7 +24,7 @@ def by_length(device: str, effort: Effort) -> tuple[list[list[str]], str]:
     slope = np.polyfit(np.log(steps), np.log(ms), 1)[0]
     each = ms / steps
     return lines, (
-        f"Time grows as the {slope:.2f}th power of the filled steps (1: in proportion; less: fixed "
+        f"Time grows as the filled steps to the power {slope:.2f} (1: in proportion; less: fixed "
         f"costs per time step); per step from {1e3 * each.max():.1f} to {1e3 * each.min():.1f} µs."
     )
 
@@ -41,7 +41,7 @@ def by_agents(device: str, effort: Effort) -> tuple[list[list[str]], str]:
     each = ms / work
     return lines, (
         f"Observations and actions grow with the agents, so the work per agent does too; against "
-        f"the multiply-adds, time grows as the {slope:.2f}th power; per million from "
+        f"the multiply-adds, time grows to the power {slope:.2f}; per million from "
         f"{1e3 * each.max():.1f} to {1e3 * each.min():.1f} µs."
     )
 
