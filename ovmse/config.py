@@ -150,8 +150,8 @@ class Config(BaseModel):
     policy_warmup_steps: Steps = 5_000
     online_td_lambda: Share = 0.8
     # The offline-to-online step. A fresh Adam at the offline rate moves every weight by the full
-    # rate on its first steps and destroys the pre-trained network within ten updates: so either
-    # the rate is lower and warms up from zero; the optimiser's moments may be carried over too.
+    # rate on its first steps and destroys the pre-trained network within ten updates. So the rate
+    # is lower here and rises from zero; the optimiser's moments may be carried over instead.
     online_lr: Positive = 3e-4
     warmup_updates: Steps = 30  # updates over which online_lr rises from 0
     optimizer_carry_over: bool = False

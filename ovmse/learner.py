@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +50,7 @@ class Learner:
 
     def __init__(self, q: QFunction, settings: UpdateSettings, seed: int) -> None:
         self.q = q
-        self.target = copy.deepcopy(q).requires_grad_(False)
+        self.target = q.frozen_copy()
         self.settings = settings
         self.optimizer = torch.optim.Adam(q.parameters(), lr=settings.lr)
         # Of the CQL term's samples.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -132,6 +133,12 @@ class QFunction(nn.Module):
         self.n_agents, self.n_actions, self.hidden_size = spec.n_agents, spec.n_actions, hidden_size
         self.agent = Agent(spec, hidden_size)
         self.mixer = Mixer(spec, embed_size, hypernet_size)
+
+    def frozen_copy(self) -> QFunction:
+        """A copy that no update reaches."""
+        out = copy.deepcopy(self).requires_grad_(False)
+        out.agent.gru.flatten_parameters()  # a copy scatters what cuDNN wants in one piece
+        return out
 
     def initial_hidden(self, battles: int) -> Tensor:
         """``[E * N, H]`` zeros."""

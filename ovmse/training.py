@@ -6,7 +6,6 @@ notebook draws them, the command line shows a bar, a batch run logs them. Nothin
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ovmse.algorithms import ALGORITHMS
 from ovmse.config import Config
@@ -98,6 +98,8 @@ def train(config: Config, run_dir: str | Path) -> Iterator[Progress]:
     process runs in ``run_dir`` or it holds a run with other settings, DatasetError on bad data.
     """
     run_dir = Path(run_dir)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: got 'cuda', allowed: 'cpu' (no CUDA device is present here)")
     pretrained = None
     if ALGORITHMS[config.algorithm].pretrained:
         pretrained = pretrain_directory(config, run_dir.parent)
@@ -154,9 +156,11 @@ def pretrain(config: Config, directory: str | Path) -> Iterator[Progress]:
         point = run.load_point()
         if point is not None:
             meta, tensors, _ = point
-            learner.load_state_dict(tensors)
-            rng.bit_generator.state = meta["rng"]
-            clock.spent = meta["wall_s"]
+            try:
+                learner.load_state_dict(tensors)
+                rng.bit_generator.state, clock.spent = meta["rng"], meta["wall_s"]
+            except (LookupError, RuntimeError, TypeError, ValueError) as error:
+                raise _foreign_point(run, error) from None
         losses: list[float] = []
         yield Progress("offline", learner.updates, total, "updates")
         while learner.updates < total:
@@ -270,9 +274,9 @@ class OnlinePhase:
             self.learner.load_optimizer(read_tensors(path))
         if self.algorithm.target == "ovm":
             # Algorithm 1, line 1: the memory is the *target* network as offline training left it.
-            self.frozen = copy.deepcopy(self.learner.target)
+            self.frozen = self.learner.target.frozen_copy()
         elif self.algorithm.target == "action_proposal":
-            self.frozen = copy.deepcopy(self.learner.q)
+            self.frozen = self.learner.q.frozen_copy()
         fixed = load_dataset(directory / FIXED_FILE, self.spec).episodes
         self.fixed = EpisodeBatch.from_episodes(fixed).to(c.device)
         self.mc_fixed = mean_return_to_go(fixed, c.gamma)
@@ -433,7 +437,15 @@ class OnlinePhase:
         point = self.run.load_point()
         if point is None:
             return False
-        meta, tensors, parts = point
+        try:
+            self._restore(*point)
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise _foreign_point(self.run, error) from None
+        return True
+
+    def _restore(
+        self, meta: dict[str, Any], tensors: dict[str, Tensor], parts: list[dict[str, Tensor]]
+    ) -> None:
         self.learner.load_state_dict(tensors)
         self.rollout.load_state_dict(
             {k.removeprefix("rollout."): v.numpy() for k, v in tensors.items()
@@ -447,7 +459,6 @@ class OnlinePhase:
         self.rollout_rng.bit_generator.state = meta["rollout_rng"]
         self.batch_rng.bit_generator.state = meta["batch_rng"]
         self.clock.spent = meta["wall_s"]
-        return True
 
 
 # Shared by both phases.
@@ -519,9 +530,9 @@ def _online_settings(c: Config) -> UpdateSettings:
 
 def _new_learner(c: Config, spec: EnvSpec, settings: UpdateSettings, stream: str) -> Learner:
     """A learner on the config's device, and torch's threads as the config says."""
-    if c.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: got 'cuda', allowed: 'cpu' (no CUDA device is present here)")
     torch.set_num_threads(c.threads)
+    # cuDNN would round its products to 10 bits: the unrolled and the acting network would differ.
+    torch.backends.cudnn.allow_tf32 = False
     q = new_q_function(spec, network_sizes(c), stream_seed(c.seed, "weights"))
     return Learner(q.to(c.device), settings, stream_seed(c.seed, stream))
 
@@ -531,6 +542,11 @@ def _stopped(error: DivergedError, where: str, run: RunDirectory) -> RunError:
     snapshots = sorted(path.name for path in (run.path / "snapshots").glob("*.safetensors"))
     last = f"its last good snapshot is {snapshots[-1]}" if snapshots else "it has no snapshot yet"
     return RunError(f"{run.path}: {error} ({where}); {last}")
+
+
+def _foreign_point(run: RunDirectory, error: Exception) -> RunError:
+    what = str(error).splitlines()[0]
+    return RunError(f"{run.path}/resume.json and resume/ are no resume state of this run ({what})")
 
 
 def _require_episodes(dataset: Dataset, count: int) -> None:

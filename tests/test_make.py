@@ -177,3 +177,13 @@ def test_a_policy_of_another_map_is_refused(tmp_path: Path) -> None:
     shutil.copyfile(LADDERS / "3s5z" / other["rungs"][1]["file"], tmp_path / "ladder" / name)
     with pytest.raises(RunError, match="is a snapshot of another map"):
         list(make_dataset("2s3z", "medium", tmp_path / "x.h5", tmp_path / "ladder", 4))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"rungs": [1], "medium": 0}', '{"task": "2s3z", "rungs": [{}], "medium": 0}'],
+)
+def test_a_damaged_ladder_is_one_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "ladder.json").write_text(text)
+    with pytest.raises(RunError, match="is no ladder of policies"):
+        read_ladder(tmp_path)

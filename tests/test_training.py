@@ -564,3 +564,16 @@ def test_another_seed_trains_otherwise(done: Done, tmp_path: Path) -> None:
         for name in ("one", "two")
     )
     assert not any(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_foreign_resume_state_is_one_sentence(tmp_path: Path, dataset_file: Path) -> None:
+    config = Config.from_parameters(algorithm="qmix", dataset=str(dataset_file), **SMALL)
+    events = train(config, tmp_path / "run")
+    while next(events).row is None:
+        pass
+    events.close()  # stopped after its first measurement
+    point = json.loads((tmp_path / "run" / "resume.json").read_text())
+    del point["meta"]["due"]
+    (tmp_path / "run" / "resume.json").write_text(json.dumps(point))
+    with pytest.raises(RunError, match="are no resume state of this run"):
+        list(train(config, tmp_path / "run"))

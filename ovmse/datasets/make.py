@@ -1,7 +1,7 @@
 """Making the offline datasets: a ladder of policies from one training, then battles of its rungs.
 
-A ladder is what QMIX from scratch passed through on a map: ten snapshots at even distances and
-the untrained start. Ladders ship, so that both qualities are collected in minutes.
+A ladder is what QMIX from scratch passed through on a map: ten snapshots at nearly even distances
+and the untrained start. Ladders ship, so that both qualities are collected in minutes.
 
 What medium and medium_replay mean is said once, in ``card.MEANINGS``, and in every card.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ovmse.config import Config
 from ovmse.datasets.card import MEANINGS
@@ -34,8 +35,10 @@ QUALITIES = tuple(MEANINGS)
 LADDERS = DATA_DIR / "ladders"
 RUNGS = 10  # above the untrained one
 MEDIUM_EPSILON = 0.05  # exploration of each agent while medium data are recorded
+# What is measured of a rung: without exploring, as medium data are recorded, as it trained then.
+RECORDS = ("greedy", "medium", "replay")
 RUNG_BATTLES = 256  # battles behind each number of a ladder
-# One map is pinned (environment steps): its two files ship, and Figure 1 rests on them.
+# One training is pinned (environment steps, seed 0): its files ship, and Figure 1 rests on them.
 PINNED = {"2s3z": 140_000}
 # How far a collected dataset may lie from its ladder: the sampling error of both, with room for
 # another machine's rounding, which sends battles other ways.
@@ -48,9 +51,10 @@ _COMMON = {
     "test_battles": 96,
     "final_battles": 96,
 }
-# Battles that the time limit cuts bootstrap from values that nothing else anchors. With a small
-# TD(lambda) those values inflate, and the team learns to run away or not at all (2s3z at 0.6 with a
-# rate of 1e-3, 3s5z at 0.9 with a copy every 40 updates).
+# Battles that the time limit cuts bootstrap from values that nothing else anchors. The larger
+# TD(lambda) and the rarer the copies to the target network, the less those values inflate. Where
+# they did, the team learnt to run away or nothing: 2s3z at 0.6 with a rate of 1e-3, 3s5z at 0.9
+# with a copy every 40 updates.
 RECIPES: dict[str, dict[str, Any]] = {
     "2s3z": {
         "online_td_lambda": 0.9,
@@ -104,6 +108,7 @@ def make_ladder(
     with RunDirectory(work_dir, config.model_dump()) as run:
         if not run.finished:
             yield from finetune(config, run, None)
+    torch.set_num_threads(config.threads)
     env = make_env(task, config.backend, config.num_envs)
     q = new_q_function(env.spec, network_sizes(config), 0)
     taken = snapshot_steps(work_dir)
@@ -115,7 +120,7 @@ def make_ladder(
         name = f"{at:08d}.safetensors"
         rung: dict[str, Any] = {"env_steps": at, "file": name, "epsilon": round(epsilon, 4)}
         test_seed = stream_seed(seed, "test", k)
-        for what, explore in (("greedy", 0.0), ("medium", MEDIUM_EPSILON), ("replay", epsilon)):
+        for what, explore in zip(RECORDS, (0.0, MEDIUM_EPSILON, epsilon), strict=True):
             rung[what] = _score(_battles(q, env, RUNG_BATTLES, test_seed, explore))
         with replacing(folder / name) as temporary:
             shutil.copyfile(file, temporary)
@@ -130,7 +135,9 @@ def make_ladder(
         "settings": {**_COMMON, **RECIPES[task]},
         "battles": RUNG_BATTLES,
         "medium_epsilon": MEDIUM_EPSILON,
-        "medium": steps.index(PINNED[task]) if task in PINNED else medium_rung(rungs),
+        "medium": steps.index(pinned)
+        if seed == 0 and (pinned := PINNED.get(task)) in steps
+        else medium_rung(rungs),
         "rungs": rungs,
         **machine(),
     }
@@ -149,7 +156,10 @@ def read_ladder(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "ladder.json"
     try:
         ladder = json.loads(path.read_text())
-        ladder["rungs"][ladder["medium"]]
+        for rung in ladder["rungs"][: ladder["medium"] + 1]:
+            rung["file"], rung["epsilon"], rung["env_steps"]
+            [rung[what][name] for what in RECORDS for name in ("win_rate", "return")]
+        ladder["task"], ladder["rungs"][ladder["medium"]]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(f"{folder} is no ladder of policies ({error})") from None
     return ladder
@@ -182,6 +192,7 @@ def make_dataset(
     measured = [r["medium" if quality == "medium" else "replay"] for r in chosen]
     expected = {name: float(np.mean([m[name] for m in measured])) for name in measured[0]}
 
+    torch.set_num_threads(config.threads)
     # 16 battles at once, whatever the training used: what is recorded does not depend on it.
     env = make_env(task, config.backend, 16)
     q = new_q_function(env.spec, network_sizes(config), 0)
@@ -219,7 +230,7 @@ def make_dataset(
         "expected_win_rate": f"{expected['win_rate']:.3f} ± {WIN_TOLERANCE}",
         "expected_return": f"{expected['return']:.2f} ± {RETURN_TOLERANCE}",
         "command": f"ovmse data make --task {task} --quality {quality} --seed {seed} "
-        f"--episodes {episodes}",
+        f"--episodes {episodes}" + (f" --ladder {folder.name}" if ladder_dir else ""),
     }
     write_dataset(path, made, env.spec, origin)
 
