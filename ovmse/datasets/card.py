@@ -24,8 +24,9 @@ MEANINGS = {
     "medium_replay": (
         "What a training of QMIX from scratch went through until its policy was medium (see the "
         "card of the medium dataset). Collected from the shipped policies: as many battles of each "
-        "up to the medium one, with the exploration of its time. The shipped file of 2s3z holds "
-        "the training's own replay buffer."
+        "up to the medium one, with the exploration of its time. The shipped file of 2s3z is older "
+        "than the shipped policies: it holds the training's own replay buffer, and its command, as "
+        "it worked at commit 228eb05, trained anew."
     ),
 }
 
