@@ -140,10 +140,6 @@ class QFunction(nn.Module):
         out.agent.gru.flatten_parameters()  # a copy scatters what cuDNN wants in one piece
         return out
 
-    def initial_hidden(self, battles: int) -> Tensor:
-        """``[E * N, H]`` zeros."""
-        return self.agent.fc_in.weight.new_zeros(battles * self.n_agents, self.hidden_size)
-
     @property
     def device(self) -> torch.device:
         """Where the weights are; batches must be there too."""

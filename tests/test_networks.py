@@ -78,7 +78,8 @@ def test_acting_equals_q_values_step_by_step(q: QFunction, rng: np.random.Genera
     episodes = [random_episode(rng, 5) for _ in range(3)]
     batch = EpisodeBatch.from_episodes(episodes, torch.float64)
     values = q.q_values(batch)
-    hidden, last = q.initial_hidden(3), torch.full((3, SMALL.n_agents), -1)
+    hidden = torch.zeros(3 * SMALL.n_agents, q.hidden_size, dtype=torch.float64)
+    last = torch.full((3, SMALL.n_agents), -1)
     for t in range(6):
         now, hidden = q.act(batch.obs[:, t], last, hidden)
         torch.testing.assert_close(now, values[:, t], rtol=0, atol=1e-13)
