@@ -165,7 +165,7 @@ def _one_sentence() -> Iterator[None]:
     """What a user can cause ends in one sentence and exit code 2, without a traceback."""
     try:
         yield
-    except (RunError, DatasetError, ValueError, FloatingPointError, OSError) as error:
+    except (RunError, DatasetError, ValueError, OSError) as error:
         print(f"ovmse: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:

@@ -98,8 +98,7 @@ def train(config: Config, run_dir: str | Path) -> Iterator[Progress]:
     process runs in ``run_dir`` or it holds a run with other settings, DatasetError on bad data.
     """
     run_dir = Path(run_dir)
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: got 'cuda', allowed: 'cpu' (no CUDA device is present here)")
+    _require_device(config)  # before the run directory takes these settings as its own
     pretrained = None
     if ALGORITHMS[config.algorithm].pretrained:
         pretrained = pretrain_directory(config, run_dir.parent)
@@ -530,11 +529,17 @@ def _online_settings(c: Config) -> UpdateSettings:
 
 def _new_learner(c: Config, spec: EnvSpec, settings: UpdateSettings, stream: str) -> Learner:
     """A learner on the config's device, and torch's threads as the config says."""
+    _require_device(c)
     torch.set_num_threads(c.threads)
     # cuDNN would round its products to 10 bits: the unrolled and the acting network would differ.
     torch.backends.cudnn.allow_tf32 = False
     q = new_q_function(spec, network_sizes(c), stream_seed(c.seed, "weights"))
     return Learner(q.to(c.device), settings, stream_seed(c.seed, stream))
+
+
+def _require_device(c: Config) -> None:
+    if c.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: got 'cuda', allowed: 'cpu' (no CUDA device is present here)")
 
 
 def _stopped(error: DivergedError, where: str, run: RunDirectory) -> RunError:

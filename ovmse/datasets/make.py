@@ -188,8 +188,11 @@ def make_dataset(
         raise RunError(f"{folder} is a ladder of {ladder['task']}, not of {task}")
     rungs = ladder["rungs"][: ladder["medium"] + 1]
     medium = rungs[-1]
-    chosen = [medium] if quality == "medium" else rungs
-    measured = [r["medium" if quality == "medium" else "replay"] for r in chosen]
+    if quality == "medium":
+        chosen, record, epsilons, first_seed = [medium], "medium", [MEDIUM_EPSILON], 0
+    else:
+        chosen, record, epsilons, first_seed = rungs, "replay", [r["epsilon"] for r in rungs], 1
+    measured = [rung[record] for rung in chosen]
     expected = {name: float(np.mean([m[name] for m in measured])) for name in measured[0]}
 
     torch.set_num_threads(config.threads)
@@ -198,11 +201,10 @@ def make_dataset(
     q = new_q_function(env.spec, network_sizes(config), 0)
     made: list[Episode] = []
     yield Progress("battles", 0, episodes, "battles")
-    for i, rung in enumerate(chosen):
+    for i, (rung, epsilon) in enumerate(zip(chosen, epsilons, strict=True)):
         load_weights(q, folder / rung["file"])
         share = episodes * (i + 1) // len(chosen) - episodes * i // len(chosen)
-        epsilon = MEDIUM_EPSILON if quality == "medium" else rung["epsilon"]
-        battle_seed = stream_seed(seed, "collecting", 0 if quality == "medium" else i + 1)
+        battle_seed = stream_seed(seed, "collecting", first_seed + i)
         made += _battles(q, env, share, battle_seed, epsilon)
         yield Progress("battles", len(made), episodes, "battles")
     score = _score(made)
@@ -226,7 +228,7 @@ def make_dataset(
         "best_win_rate": best["greedy"]["win_rate"],
         "best_return": best["greedy"]["return"],
         "policies": len(chosen),
-        "epsilon": [MEDIUM_EPSILON] if quality == "medium" else [r["epsilon"] for r in chosen],
+        "epsilon": epsilons,
         "expected_win_rate": f"{expected['win_rate']:.3f} ± {WIN_TOLERANCE}",
         "expected_return": f"{expected['return']:.2f} ± {RETURN_TOLERANCE}",
         "command": f"ovmse data make --task {task} --quality {quality} --seed {seed} "
