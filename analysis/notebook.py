@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ovmse.config import did_you_mean
+from ovmse.notebooks import assigned
 
 ROOT = Path(__file__).resolve().parents[1]  # the repository
 
@@ -22,7 +22,7 @@ def parameters(namespace: dict[str, Any], known: Iterable[str]) -> dict[str, Any
     """
     known = list(known)
     injected = [s for s in namespace.get("In", []) if s.startswith("# Parameters")]
-    for name in _assigned(injected[-1]) if injected else []:
+    for name in assigned(injected[-1]) if injected else []:
         if name not in known:
             raise ValueError(f"the notebook has no parameter {name!r}{did_you_mean(name, known)}")
     given = {name: namespace[name] for name in known if name in namespace}
@@ -30,14 +30,6 @@ def parameters(namespace: dict[str, Any], known: Iterable[str]) -> dict[str, Any
     if isinstance(dataset, str) and dataset.endswith((".h5", ".hdf5")):
         given["dataset"] = str(ROOT / Path(dataset).expanduser())  # whatever the working directory
     return given
-
-
-def _assigned(source: str) -> list[str]:
-    names = []
-    for statement in ast.parse(source).body:
-        if isinstance(statement, ast.Assign):
-            names += [t.id for t in statement.targets if isinstance(t, ast.Name)]
-    return names
 
 
 def runs_folder(given: str, default: str) -> Path:

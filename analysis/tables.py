@@ -10,42 +10,22 @@ import pandas as pd
 
 from analysis.theme import in_order
 
-SETTINGS = ["algorithm", "seed", "task", "dataset", "backend", "preset"]
-MEASURES = [
-    "test_win_rate",
-    "test_return",
-    "q_fixed",
-    "mc_fixed",
-    "loss",
-    "epsilon",
-    "lambda_memory",
-    "memory_active",
-    "explorers",
-    "wall_s",
-]
-
 
 def curves(source: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """Every metrics row of the runs of a folder, or of a list of run directories.
+    """Every metrics row of a folder of runs, of a list of run directories, or of an export.
 
-    One row for each line of a `metrics.jsonl`: `run` (the directory), `algorithm`, `seed`, `task`,
-    `dataset`, `backend`, `preset`, `phase` ("offline" | "online"), `env_steps`, `updates`, and the
-    measures, NaN where a line does not carry one: `test_win_rate` (0..1), `test_return` (0..20),
-    `q_fixed`, `mc_fixed`, `loss`, `epsilon`, `lambda_memory`, `memory_active`, `explorers`,
-    `wall_s` (seconds). Raises `ovmse.runs.RunError` where there is no run.
+    Columns as in `ovmse.listing.metrics_table`: `run`, the settings, `phase`, `env_steps`,
+    `updates` and the measures. A path that ends in `.parquet` is what `ovmse runs --export` wrote.
+    Raises `ovmse.runs.RunError` where there is no run.
     """
-    from ovmse.runs import find_runs, read_config, read_metrics  # here: it imports torch
+    from ovmse.listing import metrics_table  # here: it imports torch
+    from ovmse.runs import find_runs
 
-    paths = find_runs(source) if isinstance(source, str | Path) else [Path(p) for p in source]
-    rows = []
-    for path in paths:
-        config = read_config(path)
-        settings = {"run": str(path)} | {name: config.get(name) for name in SETTINGS}
-        rows += [settings | row for row in read_metrics(path)]
-    table = pd.DataFrame(rows)
-    columns = ["run", *SETTINGS, "phase", "env_steps", "updates", *MEASURES]
-    table = table.reindex(columns=columns).astype(dict.fromkeys(MEASURES, float))
-    return table.sort_values(["run", "phase", "env_steps", "updates"], ignore_index=True)
+    if isinstance(source, str | Path):
+        if Path(source).suffix == ".parquet":
+            return pd.read_parquet(source)
+        source = find_runs(source)
+    return metrics_table(source)
 
 
 CLOCK = {"online": "env_steps", "offline": "updates"}

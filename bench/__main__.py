@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench import sweeps
 from bench.rows import Effort, rows
 from bench.scaling import HEADER, by_agents, by_length
 from ovmse.training import machine
@@ -67,6 +68,11 @@ def report(device: str, effort: Effort, command: str) -> str:
     for lines, sentence in (by_length(device, effort), by_agents(device, effort)):
         say(table(HEADER, lines))
         say(sentence)
+    say("## Batches of notebooks")
+    lines, sentence = sweeps.batch(effort)
+    say(table(sweeps.HEADER, lines))
+    say(sentence)
+    say(sweeps.kills(effort))
     short = [f"{r.work} ({r.shape})" for r in done if not r.met]
     say(
         f"{len(short)} of {len(done)} rows fall short"

@@ -1,4 +1,4 @@
-"""The command line: ``ovmse train`` and ``ovmse data make | ladder | info``."""
+"""The command line: ``ovmse train``, ``sweep``, ``runs`` and ``data make | ladder | info``."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ovmse.algorithms import ALGORITHMS
 from ovmse.config import Config
 from ovmse.datasets.hdf5 import DATA_DIR, DatasetError, load_dataset
+from ovmse.listing import STATUSES, export, list_runs, metrics_table
 from ovmse.runs import RunError
-from ovmse.training import Progress as Event
+from ovmse.sweep import default_workers
+from ovmse.sweep import sweep as run_sweep
+from ovmse.sweep.estimate import estimate
+from ovmse.sweep.grid import MAX_RUNS, RUNS, grid_value, load_grid, plan
+from ovmse.terminal import show_plan, show_runs, show_sweep, show_training, stoppable
 from ovmse.training import train as train_run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
@@ -47,14 +50,108 @@ def train(
 
     Example: ovmse train runs/mine/ovmse_0 --algorithm ovmse --seed 0 mixing_ratio=0.1
     """
-    with _one_sentence():
+    with one_sentence():
         given = dict(_setting(text) for text in settings or [])
         config = Config.from_parameters(
             **{"algorithm": algorithm, "task": task, "dataset": dataset, "preset": preset,
                "seed": seed, **given}
         )  # fmt: skip
-        _show(train_run(config, run_dir))
+        show_training(train_run(config, run_dir))
         print(f"The run is in {run_dir}.")
+
+
+@app.command()
+def sweep(
+    grid: Annotated[Path, typer.Argument(help="A grid file, such as notebooks/grids/figure1.yaml")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", help="NAME=VALUES instead of the grid's: seed=0..2"),
+    ] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="One of the grid's scales; else its first.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the runs go; else runs/GRID_SCALE.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once here; else one for each core.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="A Dask cluster's address, such as tcp://node1:8786.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=1, help="Seconds after which a notebook is stopped.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run again what failed earlier.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print the runs, and what they will cost.")
+    ] = False,
+    max_runs: Annotated[
+        int, typer.Option(min=1, help="A larger grid is taken for a mistake.")
+    ] = MAX_RUNS,
+) -> None:
+    """Runs a notebook for every combination of a grid's parameters, several at once.
+
+    Finished runs are skipped and unfinished ones continue, so the same command goes on after
+    whatever happened. Without --scheduler everything listens on 127.0.0.1 only. Exit code 1: some
+    runs failed (listed at the end; --retry-failed runs them again).
+
+    Example: ovmse sweep notebooks/grids/figure1.yaml -p seed=0..2 --dry-run
+    """
+    with one_sentence(), stoppable():
+        read = load_grid(grid)
+        name = "_".join(filter(None, [grid.stem, scale or next(iter(read.scales), "")]))
+        where = folder or RUNS / name
+        planned = plan(read, where, scale, parameters_given(parameter), max_runs)
+        if dry_run:
+            workers = workers or default_workers()
+            show_plan(
+                planned, estimate(planned, {where.resolve(), RUNS.resolve()}, retry_failed), workers
+            )
+            return
+        state = show_sweep(run_sweep(planned, workers, scheduler, timeout, retry_failed), str(grid))
+        print(f"The runs are in {planned.folder}.")
+        if state.failed():
+            raise typer.Exit(1)
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="A folder of runs.")] = RUNS,
+    status: Annotated[str | None, typer.Option(help=f"One of {', '.join(STATUSES)}.")] = None,
+    algorithm: Annotated[str | None, typer.Option(help="Only this one.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only this map.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
+    export_to: Annotated[
+        Path | None,
+        typer.Option("--export", help="Write their measurements to this file.parquet."),
+    ] = None,
+) -> None:
+    """Lists the runs below a folder: status, algorithm, map, seed, last win rate, age.
+
+    Example: ovmse runs runs/figure1_quick --status done --export runs.parquet
+    """
+    with one_sentence():
+        if status is not None and status not in STATUSES:
+            raise ValueError(f"--status: got {status!r}, allowed: {', '.join(STATUSES)}")
+        wanted = {"status": status, "algorithm": algorithm, "task": task, "seed": seed}
+        found = [
+            run
+            for run in list_runs(folder)
+            if all(v is None or getattr(run, k) == v for k, v in wanted.items())
+        ]
+        if export_to is None:
+            show_runs(found)
+            return
+        measured = [run.path for run in found if run.env_steps is not None]
+        if not measured:
+            raise ValueError(
+                f"there is nothing to export: no such run in {folder} has measured yet"
+            )
+        export(metrics_table(measured), export_to)
+        print(f"The measurements of {len(measured)} runs are in {export_to}.")
 
 
 @data.command("make")
@@ -81,12 +178,12 @@ def make(
     from ovmse.datasets.make import make_dataset
 
     out = out or DATA_DIR / f"{task}_{quality}.h5"
-    with _one_sentence():
+    with one_sentence():
         if out.suffix not in (".h5", ".hdf5"):
             raise ValueError(f"out: got {str(out)!r}, allowed: a file that ends in .h5")
         if out.exists() and not force:
             raise ValueError(f"{out} is there already; --force replaces it")
-        _show(make_dataset(task, quality, out, ladder, episodes, seed))
+        show_training(make_dataset(task, quality, out, ladder, episodes, seed))
         card = out.with_suffix(".md")
         write_card(load_dataset(out.resolve()), card)
         print(f"The dataset is {out}, its card {card}.")
@@ -108,10 +205,10 @@ def ladder(
 
     out = out or LADDERS / task
     work_dir = work_dir or Path("runs") / "ladders" / f"{task}_seed{seed}"
-    with _one_sentence():
+    with one_sentence():
         if (out / "ladder.json").exists() and not force:
             raise ValueError(f"{out} holds a ladder already; --force replaces it")
-        _show(make_ladder(task, out, work_dir, seed))
+        show_training(make_ladder(task, out, work_dir, seed))
         print(f"The ladder is {out}.")
 
 
@@ -122,8 +219,13 @@ def info(
     """Prints what a dataset holds, as JSON."""
     from ovmse.datasets.card import dataset_statistics
 
-    with _one_sentence():
+    with one_sentence():
         print(json.dumps(dataset_statistics(load_dataset(name)), indent=1))
+
+
+def parameters_given(texts: list[str] | None) -> dict[str, Any]:
+    """What -p NAME=VALUES says, with values as a grid file has them."""
+    return {name: grid_value(name, value) for name, value in map(_setting, texts or [])}
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -133,43 +235,16 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _show(events: Iterator[Event]) -> None:
-    """A bar for a person, a line per measurement for a file."""
-    console = Console()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f} {task.fields[unit]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[win]}"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        rows: dict[str, object] = {}
-        for event in events:
-            if event.phase not in rows:
-                label = {"offline": "pre-training", "online": "fine-tuning"}.get(
-                    event.phase, "collecting"
-                )
-                rows[event.phase] = bars.add_task(label, total=event.total, unit=event.unit, win="")
-            won = ""
-            if event.row is not None:
-                won = f"wins {event.row['test_win_rate']:.0%}"
-                if not console.is_terminal:
-                    print(f"{event.phase}: {event.done:,} of {event.total:,} {event.unit}, {won}")
-                bars.update(rows[event.phase], win=won)  # type: ignore[arg-type]
-            bars.update(rows[event.phase], completed=event.done)  # type: ignore[arg-type]
-
-
 @contextmanager
-def _one_sentence() -> Iterator[None]:
+def one_sentence(program: str = "ovmse") -> Iterator[None]:
     """What a user can cause ends in one sentence and exit code 2, without a traceback."""
     try:
         yield
     except (RunError, DatasetError, ValueError, OSError) as error:
-        print(f"ovmse: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        print("ovmse: stopped; the same command continues", file=sys.stderr)
+        print(f"{program}: stopped; the same command continues", file=sys.stderr)
         raise typer.Exit(130) from None
 
 

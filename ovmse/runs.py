@@ -203,13 +203,13 @@ def _strangers(path: Path) -> list[str]:
         return []
     if "snapshots" in names and os.path.isdir(path / "snapshots"):
         names += [f"snapshots/{name}" for name in os.listdir(path / "snapshots")]
-    # A notebook that trains here may already lie here with its log, and a run that was killed as
-    # it began leaves a temporary file.
+    # A notebook that trains here may already lie here with its log and what a sweep says of it, and
+    # a run that was killed as it began leaves a temporary file.
     return [
         name
         for name in names
-        if name not in (".lock", "snapshots")
-        and not name.startswith(".config.json.")
+        if name not in (".lock", ".sweep.lock", "sweep.json", "snapshots")
+        and not name.startswith((".config.json.", ".sweep.json."))
         and Path(name).suffix not in (".ipynb", ".log")
     ]
 

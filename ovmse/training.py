@@ -51,6 +51,8 @@ _STREAMS = ("weights", "offline batches", "offline cql", "collecting", "test", "
             "exploration", "online batches", "online cql", "fixed")  # fmt: skip
 FIXED_FILE = "fixed.h5"
 FINAL_SNAPSHOT = "offline_final"
+# Seconds to wait for a run directory: the kernel of a worker that was killed lives on for a moment.
+LAST_BREATH = 10
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def train(config: Config, run_dir: str | Path) -> Iterator[Progress]:
         pretrained = pretrain_directory(config, run_dir.parent)
     known = config.model_dump()
     known["pretrained"] = os.path.relpath(pretrained, run_dir) if pretrained else None
-    with RunDirectory(run_dir, known) as run:
+    with RunDirectory(run_dir, known, wait=LAST_BREATH) as run:
         if run.finished:
             yield Progress("online", config.online_steps, config.online_steps, "environment steps")
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import sweeps
 from browser import Lab, executable, open_browser, pixels, wait_for, write_notebook
 from fake_runs import STORY, write_runs
 
@@ -46,6 +47,12 @@ def train():
         time.sleep(0.06)
 
 rows = follow(train(), "OVMSE on 2s3z medium", "ovmse")
+"""
+SWEEP = """
+from analysis.sweeps import follow_sweep
+from ovmse.sweep import load_grid, plan, sweep
+
+state = follow_sweep(sweep(plan(load_grid({grid!r}), {runs!r}), workers=1), "Three <b>waits</b>")
 """
 
 
@@ -154,3 +161,24 @@ def test_live_curves_move_and_leave_no_widget(browser, lab):
     assert "60,000 of 60,000 environment steps, win rate 75 %" in output.data["text/plain"]
     [state] = saved.metadata.widgets.values()  # there only because this server saves widgets
     assert state["state"] == {}
+
+
+def test_a_sweep_is_a_table_that_moves_and_leaves_no_widget(browser, lab, tmp_path):
+    """Dask, papermill and kernels below the notebook's own kernel, as a person would have it."""
+    sweeps.write_notebook(tmp_path / "wait.ipynb", "n = 0", "import time", "time.sleep(2)\n1 / n")
+    grid = sweeps.write_grid(tmp_path / "grid.yaml", "wait.ipynb", {"n": "0..2"})
+    source = SWEEP.format(grid=str(grid), runs=str(tmp_path / "runs"))
+    write_notebook(lab.folder / "sweep.ipynb", source)
+    notebook = lab.open(browser, "sweep.ipynb")
+    notebook.run_all(wait=False)
+    table = notebook.page.locator(".jp-OutputArea-output table")
+    table.wait_for(timeout=60_000)
+    assert "Three <b>waits</b>" in notebook.page.locator(".jp-OutputArea-output").first.inner_text()
+    wait_for(lambda: "n 2 running" in " ".join(table.inner_text().split()), "the last one runs")
+    assert "n 0 failed" in " ".join(table.inner_text().split())
+    wait_for(lambda: notebook.counts() == [1], "the sweep ends")
+    wait_for(lambda: table.count() == 0, "the widget goes")
+    summary, failures = notebook.save().cells[0].outputs
+    assert set(summary.data) == {"text/plain"}
+    assert "2 done, 1 failed of 3" in summary.data["text/plain"]
+    assert "failed: n 0: ZeroDivisionError" in failures.text

@@ -1,6 +1,7 @@
-"""Turns a folder of measured runs into what ships in data/: picture, table, card, one seed's runs.
+r"""Turns a folder of measured runs into what ships in data/: picture, table, card, one seed's runs.
 
-    .venv/bin/python -m analysis.demo --folder runs/nine --algorithms all --first-seed 10 --seeds 3
+    .venv/bin/ovmse sweep notebooks/grids/figure1.yaml --folder runs/nine -p seed=10..12 \
+        -p algorithm='[ovmse, ovm, se, switch_cql, macql, macal_ql, action_proposal, qmix, wsrl]'
     .venv/bin/python tools/ship_results.py runs/nine
 
 Every measurement ships (data/2s3z_medium_results.csv); Figure 1 shows four algorithms, and of them
@@ -19,6 +20,7 @@ from analysis.charts import figure1
 from analysis.drift import replayed_curves
 from analysis.show import mimebundle
 from analysis.tables import summary
+from analysis.theme import in_order
 from ovmse.runs import find_runs, read_config, snapshot_steps
 from ovmse.training import FIXED_FILE
 
@@ -55,8 +57,8 @@ return; mean over seeds, least and greatest.
 
 {_markdown(numbers)}
 
-Command: `python -m analysis.demo --folder runs/nine --algorithms all --first-seed {seeds[0]}
---seeds {len(seeds)}`.
+Command: `ovmse sweep notebooks/grids/figure1.yaml -p seed={seeds[0]}..{seeds[-1]}
+-p algorithm='[{", ".join(in_order(table.algorithm))}]'`.
 Machine: {result["cores"]} shared {result["cpu"]} cores, Python {result["python"]}, torch
 {result["torch"]}, one thread a run. `{RESULTS}.csv` holds every measurement; `figure1/`
 the runs of seed {seeds[0]} of the algorithms in Figure 1, with a part of their snapshots.

@@ -1,0 +1,134 @@
+"""What a batch costs beyond its notebooks, whether it leaks, and whether kills change a number."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import psutil
+import yaml
+
+from bench.rows import Effort
+from ovmse.runs import read_metrics
+from ovmse.sweep import Plan, load_grid, plan, sweep
+
+HEADER = ("part of a notebook", "seconds, median", "middle half")
+WORKERS = 2
+TINY = {"algorithm": "qmix", "task": "climb_monotone", "preset": "tiny", "num_envs": 8,
+        "online_steps": 2_000, "test_battles": 8, "final_battles": 8}  # fmt: skip
+
+
+def batch(effort: Effort) -> tuple[list[list[str]], str]:
+    """Tiny notebooks, one after the other on two workers: their parts, and the workers' memory."""
+    count = 4 if effort.quick else 200
+    with tempfile.TemporaryDirectory() as folder:
+        planned = _plan(Path(folder), {**TINY, "seed": f"0..{count - 1}"})
+        began = time.monotonic()
+        memory = np.array(list(_memory(planned)))
+        wall = time.monotonic() - began
+        parts = [_parts(run.folder / "01_train.ipynb") for run in planned.runs]
+    lines = []
+    for name in parts[0]:
+        values = [part[name] for part in parts]
+        low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+        lines.append([name, f"{middle:.2f}", f"{low:.2f}-{high:.2f}"])
+    each = wall * WORKERS / count
+    inside = np.mean([sum(part.values()) for part in parts])
+    work = np.mean([part["its own work: the training cell"] for part in parts])
+    done, megabytes = memory.T
+    settled = done >= count / 10  # the first notebook of a worker imports what the others reuse
+    growth = 1e3 * np.polyfit(done[settled], megabytes[settled], 1)[0] * WORKERS
+    third = max(1, settled.sum() // 3)
+    return lines, (
+        f"{count} tiny notebooks (QMIX on the climb game, 2,000 steps) on {WORKERS} workers: "
+        f"{wall:.0f} s, {each:.2f} s of a worker for each; {each - work:.2f} s of that beyond its "
+        f"own work, of which {each - inside:.2f} s outside the notebook (handing out, records, the "
+        f"cluster's start). A worker's memory: {megabytes[settled][:third].mean():.0f} MB in the "
+        f"first third, {megabytes[settled][-third:].mean():.0f} MB in the last; it grows by "
+        f"{growth:.0f} kB a notebook."
+    )
+
+
+def kills(effort: Effort) -> str:
+    """Workers are killed at random moments through a grid; then every measurement is compared."""
+    count, runs = (2, 2) if effort.quick else (100, 12)
+    settings = {**TINY, "online_steps": 2_000 if effort.quick else 40_000,
+                "test_interval": 500, "seed": f"0..{runs - 1}"}  # fmt: skip
+    rng = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, killed = (_plan(Path(folder) / name, settings) for name in ("whole", "killed"))
+        for _ in sweep(whole, WORKERS):
+            pass
+        done, due, began = 0, 0.0, time.monotonic()
+        for _ in sweep(killed, WORKERS, interval=0.2):
+            if done < count and time.monotonic() - began > due and (there := _workers()):
+                rng.choice(there).kill()
+                done, due = done + 1, time.monotonic() - began + rng.uniform(2, 12)
+        same = [_measured(a.folder) == _measured(b.folder)
+                for a, b in zip(whole.runs, killed.runs, strict=True)]  # fmt: skip
+    return (
+        f"{done} kills (SIGKILL) of workers at random moments through a grid of {runs} runs, in "
+        f"{time.monotonic() - began:.0f} s: {sum(same)} of {runs} runs end with the measurements "
+        "of an undisturbed sweep, bit for bit."
+    )
+
+
+def _plan(folder: Path, parameters: dict) -> Plan:
+    folder.mkdir(exist_ok=True)
+    grid = folder / "grid.yaml"
+    grid.write_text(yaml.safe_dump({"notebook": "01_train", "parameters": parameters}))
+    return plan(load_grid(grid), folder)
+
+
+def _workers() -> list[psutil.Process]:
+    """The worker processes of the local cluster of this process."""
+    found = []
+    for process in psutil.Process().children():
+        try:
+            if any("spawn_main" in word for word in process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _memory(planned: Plan) -> Iterator[tuple[int, float]]:
+    """Notebooks done and the mean resident size of a worker in MB, each second of the sweep."""
+    for state in sweep(planned, WORKERS):
+        sizes = [process.memory_info().rss / 1e6 for process in _workers()]
+        if sizes:
+            yield sum(one.state == "done" for one in state.runs), float(np.mean(sizes))
+
+
+def _parts(path: Path) -> dict[str, float]:
+    """Seconds of an executed notebook, by what they went to (papermill's own records)."""
+    notebook = json.loads(path.read_text())
+    cells = [c for c in notebook["cells"] if c["cell_type"] == "code"]
+    spent = {"".join(c["source"]): c["metadata"]["papermill"]["duration"] or 0 for c in cells}
+    whole = notebook["metadata"]["papermill"]
+    first = notebook["cells"][0]["metadata"]["papermill"]["start_time"]
+    imports = sum(s for source, s in spent.items() if "import " in source)
+    work = sum(s for source, s in spent.items() if "follow(train(" in source)
+    start = (_when(first) - _when(whole["start_time"])).total_seconds()
+    return {
+        "kernel start": start,
+        "its imports (torch, altair, pandas)": imports,
+        "its own work: the training cell": work,
+        "its charts and tables": sum(spent.values()) - imports - work,
+        "between cells, and the kernel's end": whole["duration"] - start - sum(spent.values()),
+    }
+
+
+def _when(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _measured(run: Path) -> tuple:
+    rows = [{k: v for k, v in row.items() if k != "wall_s"} for row in read_metrics(run)]
+    return rows, (run / "events.jsonl").read_bytes()

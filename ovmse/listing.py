@@ -1,0 +1,135 @@
+"""What lies in a folder of runs: a list with statuses, and one tidy table of all measurements."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ovmse.files import replacing
+from ovmse.runs import RunError, read_config, read_metrics
+
+STATUSES = ("done", "running", "unfinished", "failed")
+SETTINGS = ["algorithm", "seed", "task", "dataset", "backend", "preset", "exploration",
+            "online_cql", "mixing_ratio"]  # fmt: skip
+MEASURES = [
+    "test_win_rate",
+    "test_return",
+    "q_fixed",
+    "mc_fixed",
+    "loss",
+    "epsilon",
+    "lambda_memory",
+    "memory_active",
+    "explorers",
+    "wall_s",
+]
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """A run as a list shows it; ``age`` is the time since it last wrote, in seconds."""
+
+    path: Path
+    status: str  # one of STATUSES
+    algorithm: str
+    task: str
+    seed: int | None
+    env_steps: int | None
+    test_win_rate: float | None
+    age: float
+    error: str
+
+
+def list_runs(folder: str | Path) -> list[ListedRun]:
+    """Every run below a folder, sorted by path; raises RunError if there is no such folder.
+
+    A run is a directory with a ``sweep.json`` or with the ``config.json`` of an algorithm.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RunError(f"there is no folder {folder}")
+    found = {p.parent for name in ("config.json", "sweep.json") for p in folder.rglob(name)}
+    listed = []
+    for path in sorted(found):
+        config, record = read_json(path / "config.json"), read_json(path / "sweep.json")
+        if record or "algorithm" in config:
+            listed.append(_listed(path, {**record.get("parameters", {}), **config}, record))
+    return listed
+
+
+def _listed(path: Path, settings: dict[str, Any], record: dict[str, Any]) -> ListedRun:
+    row: dict[str, Any] = {}
+    with suppress(RunError):
+        row = (read_metrics(path) or [{}])[-1]
+    held = any(_is_held(path / name) for name in (".lock", ".sweep.lock"))
+    status = record.get("state") or ("done" if (path / "result.json").exists() else "unfinished")
+    if held and status != "done":
+        status = "running"
+    written = [p.stat().st_mtime for p in path.glob("*.json*")]
+    return ListedRun(
+        path,
+        status,
+        str(settings.get("algorithm", path.name.rpartition("_")[0] or path.name)),
+        str(settings.get("task", "")),
+        settings.get("seed"),
+        row.get("env_steps"),
+        row.get("test_win_rate"),
+        time.time() - max(written, default=time.time()),
+        str(record.get("error", "")),
+    )
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether some process has locked the file; asks without taking the lock for itself."""
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        content = json.loads(path.read_text())
+        if isinstance(content, dict):
+            return content
+    return {}
+
+
+def metrics_table(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Every metrics row of the given run directories, one row for each measurement.
+
+    Columns: `run` (the directory), the settings `algorithm`, `seed`, `task`, `dataset`, `backend`,
+    `preset`, `exploration`, `online_cql`, `mixing_ratio`, then `phase` ("offline" | "online"),
+    `env_steps`, `updates`, and the measures, NaN where a row does not carry one: `test_win_rate`
+    (0..1), `test_return` (0..20), `q_fixed`, `mc_fixed`, `loss`, `epsilon`, `lambda_memory`,
+    `memory_active`, `explorers`, `wall_s` (seconds).
+    """
+    rows = []
+    for path in paths:
+        config = read_config(path)
+        settings = {"run": str(path)} | {name: config.get(name) for name in SETTINGS}
+        rows += [settings | row for row in read_metrics(path)]
+    table = pd.DataFrame(rows)
+    columns = ["run", *SETTINGS, "phase", "env_steps", "updates", *MEASURES]
+    table = table.reindex(columns=columns).astype(dict.fromkeys(MEASURES, float))
+    return table.sort_values(["run", "phase", "env_steps", "updates"], ignore_index=True)
+
+
+def export(table: pd.DataFrame, path: Path) -> None:
+    """Writes a table as Parquet, atomically; raises ValueError for another kind of file."""
+    if path.suffix != ".parquet":
+        raise ValueError(f"--export: got {path.name!r}, allowed: a name that ends in .parquet")
+    with replacing(path) as temporary:
+        table.to_parquet(temporary, index=False)

@@ -1,0 +1,266 @@
+"""A grid of notebook runs on Dask: on this machine's cores, or on any cluster.
+
+    for progress in sweep(plan(load_grid("notebooks/grids/figure1.yaml"), "runs/figure1")):
+        print(progress.counts())
+
+The generator yields how things stand; the command line, a notebook and a log are views of it.
+Nothing is lost whatever dies: a run continues from its last test, under the same command.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import psutil
+from distributed import Client, Future, LocalCluster, wait
+
+from ovmse.runs import RunError
+from ovmse.sweep.fingerprint import difference, fingerprint, mark_folder
+from ovmse.sweep.grid import Grid, NotebookRun, Plan, load_grid, plan
+from ovmse.sweep.progress import SweepProgress, Watched
+from ovmse.sweep.worker import (
+    IgnoreInterrupt,
+    Outcome,
+    descendants,
+    execute,
+    kill,
+    record_failure,
+    stop_notebooks,
+)
+
+__all__ = ["Grid", "NotebookRun", "Plan", "SweepProgress", "Watched", "default_workers",
+           "load_grid", "plan", "sweep"]  # fmt: skip
+
+# Dask gives up on a run when four of its workers have died. It is handed out again, unless that
+# happens so often in a row without a further test.
+GIVE_UPS = 3
+ELSEWHERE = 5.0  # seconds until a run that another sweep has is asked for again
+
+
+def default_workers() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def sweep(
+    plan: Plan,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    timeout: float | None = None,
+    retry_failed: bool = False,
+    interval: float = 1.0,
+) -> Iterator[SweepProgress]:
+    """Runs what is not done yet; yields the state every ``interval`` seconds and at the end.
+
+    workers: processes on this machine, by default one for each core; or scheduler: the address of
+    a Dask cluster whose workers see the same folders. timeout: seconds for one notebook. Runs that
+    failed earlier stay so, unless ``retry_failed``. Closing the generator stops every notebook.
+
+    Raises RunError with one sentence if the folder cannot be written, if a worker differs from this
+    process in what decides the results, or if the scheduler is lost. What is done is kept.
+    """
+    state = SweepProgress([Watched(run, retry_failed) for run in plan.runs])
+    waiting = sum(one.state == "waiting" for one in state.runs)
+    if waiting or (plan.last and not state.failed()):
+        try:
+            mark_folder(plan.folder)
+        except OSError as error:
+            raise RunError(f"{plan.folder} cannot be written: {error.strerror}") from None
+        expected = plan.fingerprint()
+        workers = min(workers or default_workers(), max(1, waiting))
+        with _cluster(scheduler, workers) as client:
+            state.where = client.scheduler.address
+            _require_alike(client, plan, expected)
+            hand_out = _HandOut(client, plan, expected, timeout, workers)
+            yield from hand_out.run(state, interval)
+            if plan.last and not state.failed():
+                state.runs += [Watched(run, retry_failed) for run in plan.last]
+                yield from hand_out.run(state, interval)
+    yield state
+
+
+class _HandOut:
+    """Hands runs to workers, no more than can run, so that they start in order."""
+
+    def __init__(
+        self,
+        client: Client,
+        plan: Plan,
+        expected: dict[str, str],
+        timeout: float | None,
+        workers: int,
+    ) -> None:
+        self.client, self.plan, self.expected, self.timeout = client, plan, expected, timeout
+        self.workers = workers  # of a local cluster
+        self.submitted = 0
+
+    def run(self, state: SweepProgress, interval: float) -> Iterator[SweepProgress]:
+        queue = deque(one for one in state.runs if one.state == "waiting")
+        active: dict[Future, Watched] = {}
+        while queue or active:
+            for _ in range(min(self._room() - len(active), len(queue))):
+                if queue[0].not_before > time.monotonic():
+                    queue.rotate(-1)
+                    continue
+                one = queue.popleft()
+                one.start()
+                active[self._submit(one.run)] = one
+            yield state
+            if active:
+                with self.client.as_current(), suppress(TimeoutError, CancelledError):
+                    wait(list(active), interval, "FIRST_COMPLETED")
+            else:
+                time.sleep(interval)
+            for future in [future for future in active if future.done()]:
+                one = active.pop(future)
+                if self._settle(one, future) == "waiting":
+                    queue.append(one)
+
+    def _room(self) -> int:
+        """How many runs the workers can take; raises RunError if the scheduler is lost."""
+        try:
+            if self.client.status == "running":
+                there = len(self.client.ncores())
+                if self.client.cluster is not None and there < self.workers:
+                    # Dask restarts a worker that dies, but not one that dies while it starts.
+                    self.client.cluster.scale(self.workers)
+                return max(1, there)
+        except (OSError, TimeoutError):
+            pass
+        raise RunError(
+            f"the scheduler at {self.client.scheduler.address} is gone; the same command continues"
+        )
+
+    def _submit(self, run: NotebookRun) -> Future:
+        self.submitted += 1
+        return self.client.submit(
+            execute, run, self.expected, self.plan.asked(), self.timeout,
+            key=f"{run.folder.name}-{os.getpid()}-{self.submitted}", pure=False,
+        )  # fmt: skip
+
+    def _settle(self, one: Watched, future: Future) -> str:
+        """The run's state after this attempt; "waiting" if it is to be handed out again."""
+        if future.status == "finished":
+            outcome: Outcome = future.result()
+        elif future.status == "error":
+            outcome = self._died(one, future.exception())
+        else:  # cancelled or lost, with the scheduler
+            outcome = Outcome("stopped")
+        if outcome.state == "folder":
+            raise RunError(
+                f"{self.plan.folder} cannot be written ({outcome.error}); what is done is kept, "
+                "and the same command continues once there is room"
+            )
+        if outcome.state == "mismatch":
+            self._retire(outcome)
+        if outcome.state == "elsewhere":
+            one.not_before = time.monotonic() + ELSEWHERE
+        one.error = outcome.error if outcome.state == "failed" else ""
+        one.elsewhere = outcome.state == "elsewhere"
+        one.state = outcome.state if outcome.state in ("done", "failed") else "waiting"
+        return one.state
+
+    def _died(self, one: Watched, error: BaseException | None) -> Outcome:
+        """The run's workers died: once more, if it got further meanwhile."""
+        reached = one.reached()
+        one.give_ups = 1 + (one.give_ups if reached == one.reached_then else 0)
+        one.reached_then = reached
+        if one.give_ups < GIVE_UPS:
+            return Outcome("stopped")
+        what = f"its workers died without a further test ({error})"
+        record_failure(one.run, what)
+        return Outcome("failed", what)
+
+    def _retire(self, outcome: Outcome) -> None:
+        mine = difference(self.expected, self.plan.fingerprint())
+        if mine:
+            raise RunError(
+                f"changed while the sweep ran: {mine}; what is done is kept, and the same command "
+                "runs the rest as things stand now"
+            )
+        logging.getLogger(__name__).warning(
+            "worker %s is not used: it has %s", outcome.worker, outcome.error
+        )
+        self.client.retire_workers([outcome.worker], close_workers=True)
+        if not self.client.ncores():
+            raise RunError(f"no worker is left: {outcome.worker} has {outcome.error}")
+
+
+def _require_alike(client: Client, plan: Plan, expected: dict[str, str]) -> None:
+    """Every worker that is there now has what this process has."""
+    found: dict[str, Any] = client.run(fingerprint, *plan.asked(), on_error="return")
+    for worker, theirs in found.items():
+        if isinstance(theirs, OSError | TimeoutError):
+            continue  # it died meanwhile; each is compared again before a run
+        if isinstance(theirs, BaseException):
+            raise RunError(f"worker {worker} cannot be asked what it has: {theirs}")
+        if differs := difference(expected, theirs):
+            raise RunError(f"worker {worker} has {differs}")
+
+
+@contextmanager
+def _cluster(scheduler: str | None, workers: int) -> Iterator[Client]:
+    """A client of the given scheduler, or of a local cluster on 127.0.0.1 without a dashboard.
+
+    Whatever ends the block early stops the notebooks that still run.
+    """
+    with ExitStack() as stack:
+        if scheduler is None:
+            cluster = stack.enter_context(_local_cluster(workers))
+            client = stack.enter_context(Client(cluster, set_as_default=False))
+            client.register_plugin(IgnoreInterrupt())
+        else:
+            try:
+                client = stack.enter_context(Client(scheduler, timeout=10, set_as_default=False))
+            except (OSError, ValueError, TimeoutError) as error:
+                raise RunError(f"--scheduler {scheduler} does not answer ({error})") from None
+        try:
+            yield client
+        except BaseException:
+            with suppress(Exception):
+                client.run(stop_notebooks, on_error="ignore")
+            if scheduler is None:
+                _end(nanny.pid for nanny in cluster.workers.values() if nanny.pid)
+            raise
+
+
+def _local_cluster(workers: int) -> LocalCluster:
+    """Started in a thread of its own: Dask cannot close one whose start was interrupted."""
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(
+            LocalCluster,
+            n_workers=workers,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",  # else a fixed port, which a second sweep lacks
+            silence_logs=logging.ERROR,  # a worker that is slow to stop is no news
+            env={"OMP_NUM_THREADS": "1"},
+        )
+        try:
+            return starting.result()
+        except RuntimeError as error:
+            raise RunError(f"Dask's workers did not start ({_first_line(error)})") from None
+        except BaseException:
+            if starting.exception() is None:  # waits for the start to end
+                starting.result().close()
+            raise
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _end(workers: Iterable[int]) -> None:
+    """Waits a moment for the notebooks of these worker processes, then kills what is left."""
+    kernels = [p for worker in workers for p in descendants(worker)]
+    _, left = psutil.wait_procs(kernels, timeout=1.5)
+    kill(left)

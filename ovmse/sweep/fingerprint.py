@@ -1,0 +1,98 @@
+"""What must agree before a run may be handed to a worker: packages, learning code, data, folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from distributed import get_worker
+
+from ovmse.datasets.hdf5 import DatasetError, file_checksum, find_dataset
+from ovmse.notebooks import code_checksum
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# What can change a measured number, and what runs the notebook.
+PACKAGES = ("torch", "numpy", "jax", "jaxlib", "jaxmarl", "h5py", "safetensors", "pydantic",
+            "papermill", "nbclient", "ipykernel")  # fmt: skip
+# Modules that no run learns with; any other counts, a new one too.
+NOT_LEARNING = ("cli.py", "terminal.py", "listing.py", "notebooks.py", "sweep/", "datasets/card.py",
+                "datasets/make.py")  # fmt: skip
+FOLDER_MARK = ".sweep-folder"
+
+
+def learning_code() -> dict[str, str]:
+    """SHA-256 of every module that a run learns with, by its path within the project."""
+    files = {p.relative_to(PACKAGE).as_posix(): p for p in sorted(PACKAGE.rglob("*.py"))}
+    return {
+        f"ovmse/{name}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in files.items()
+        if not name.startswith(NOT_LEARNING)
+    }
+
+
+def learning_code_key() -> str:
+    """Eight hexadecimal digits for the state of all learning modules."""
+    return hashlib.sha256(json.dumps(learning_code()).encode()).hexdigest()[:8]
+
+
+def mark_folder(folder: Path) -> None:
+    """Leaves a mark by which a worker on another machine shows that it sees the same folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / FOLDER_MARK
+    if not mark.exists():
+        mine = uuid.uuid4().hex
+        temporary = mark.with_suffix(f".{mine}")
+        temporary.write_text(mine)
+        with suppress(FileExistsError):
+            os.link(temporary, mark)  # unlike a replacement it never takes another sweep's place
+        temporary.unlink()
+
+
+def fingerprint(notebooks: Iterable[str], datasets: Iterable[str], folder: str) -> dict[str, str]:
+    """What this process has of each thing that must agree, by its name."""
+    found = {"python": platform.python_version(), "threads": "1"}
+    with suppress(ValueError):  # this process is no worker
+        found["threads"] = str(get_worker().state.nthreads)
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    found |= learning_code()
+    for path in notebooks:
+        try:
+            found[path] = code_checksum(Path(path))
+        except ValueError:
+            found[path] = "missing"
+    for name in datasets:
+        try:
+            found[f"dataset {name}"] = file_checksum(find_dataset(name))
+        except DatasetError:
+            found[f"dataset {name}"] = "missing"
+    try:
+        found[f"run folder {folder}"] = (Path(folder) / FOLDER_MARK).read_text()
+    except OSError:
+        found[f"run folder {folder}"] = "missing"
+    return found
+
+
+def difference(mine: dict[str, str], theirs: dict[str, str]) -> str:
+    """The first things in which a worker differs from the submitter; empty if they agree."""
+    differs = []
+    for name in mine | theirs:
+        here, there = mine.get(name, "missing"), theirs.get(name, "missing")
+        if here == there:
+            continue
+        if name in ("python", "threads", *PACKAGES):
+            differs.append(f"{name} {there}, not {here}")
+        else:
+            differs.append(f"{'no' if there == 'missing' else 'another'} {name}")
+    more = f" and {len(differs) - 3} more" if len(differs) > 3 else ""
+    return ", ".join(differs[:3]) + more

@@ -1,0 +1,348 @@
+"""A grid file: a notebook, and the parameters it is run with.
+
+notebook: 01_train                  # in notebooks/, or the path of one, from the grid file
+parameters:                         # lists are crossed with each other
+  algorithm: [ovmse, macql]
+  seed: 0..5                        # 0, 1, 2, 3, 4 and 5
+zip:                                # the lists of one group go in step
+  - {task: [2s3z, 6h_vs_8z], mixing_ratio: [0, 0.1]}
+scales:                             # --scale NAME; the first one if none is chosen
+  quick: {parameters: {preset: quick, seed: 0..1}}
+  paper: {parameters: {preset: paper}}
+then: [02_q_drift]                  # run once at the end, with `runs` = the folder of all runs
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ovmse.algorithms import ALGORITHMS
+from ovmse.config import Config, did_you_mean
+from ovmse.datasets.hdf5 import DatasetError, find_dataset
+from ovmse.datasets.make import LADDERS
+from ovmse.notebooks import code_checksum, parameters_cell
+from ovmse.sweep.fingerprint import PACKAGE, fingerprint, learning_code_key
+from ovmse.training import dataset_name
+
+PROJECT = PACKAGE.parent
+RUNS = Path(os.environ.get("OVMSE_RUNS") or PROJECT / "runs")
+MAX_RUNS = 10_000
+SET_BY_SWEEP = "run_dir", "runs"
+
+
+class Scale(BaseModel):
+    """What a scale says otherwise than the grid itself."""
+
+    model_config = ConfigDict(extra="forbid")
+    parameters: dict[str, Any] = {}
+    zip: list[dict[str, list[Any]]] | None = None
+
+
+class Grid(Scale):
+    """The grid file, read and found well-formed. Its values are checked by ``plan``."""
+
+    notebook: str = Field(min_length=1)
+    scales: dict[str, Scale] = {}
+    then: list[str] = []
+    path: Path  # of the file
+
+
+@dataclass(frozen=True)
+class NotebookRun:
+    """One notebook with its parameters, and the folder that is its own."""
+
+    label: str  # what a person reads: the parameters that vary
+    notebook: Path
+    folder: Path
+    parameters: dict[str, Any]
+    config: Config | None = None  # of a notebook that trains
+    anew: bool = False  # whether it runs though it was done before
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every run of a grid. ``last`` come when all others are done."""
+
+    folder: Path
+    runs: list[NotebookRun]
+    last: list[NotebookRun] = field(default_factory=list)
+    datasets: tuple[str, ...] = ()
+
+    def fingerprint(self) -> dict[str, str]:
+        """What this process has of all that a worker must have alike."""
+        return fingerprint(*self.asked())
+
+    def asked(self) -> tuple[list[str], list[str], str]:
+        """The arguments of ``fingerprint`` for this plan."""
+        notebooks = sorted({str(run.notebook) for run in [*self.runs, *self.last]})
+        return notebooks, list(self.datasets), str(self.folder)
+
+
+def load_grid(path: str | Path) -> Grid:
+    """Reads a grid file; raises ValueError with one sentence if it is not well-formed."""
+    path = Path(path)
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({error})") from None
+    try:
+        content = yaml.load(text, _StrictLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: got {_short(content)}, allowed: notebook, parameters, zip, ...")
+    for name in content:
+        if name not in set(Grid.model_fields) - {"path"}:
+            known = sorted(set(Grid.model_fields) - {"path"})
+            raise ValueError(f"{path}: there is no entry {name!r}{did_you_mean(str(name), known)}")
+    try:
+        return Grid(**content, path=path)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(
+            f"{path}: {where}: got {_short(first['input'])}, {first['msg'].lower()}"
+        ) from None
+
+
+def grid_value(name: str, text: str) -> Any:
+    """A value as the grid file would say it: `0.1`, `0..5`, `[2s3z, 3s5z]`."""
+    try:
+        return yaml.load(text, _StrictLoader)
+    except (yaml.YAMLError, RecursionError):
+        raise ValueError(f"{name}: got {text!r}, allowed: a value, a range or a list") from None
+
+
+def plan(
+    grid: Grid,
+    folder: str | Path,
+    scale: str | None = None,
+    given: dict[str, Any] | None = None,
+    max_runs: int = MAX_RUNS,
+) -> Plan:
+    """Every run of the grid, each found valid; nothing is written.
+
+    folder: where the runs go, below a folder of their own for each state of the learning code, so
+    that they share a pre-training. given: parameters that go before those of the file. Raises
+    ValueError with one sentence that names the parameter, its value and what is allowed.
+    """
+    chosen = _scale(grid, scale)
+    parameters = {**grid.parameters, **chosen.parameters, **(given or {})}
+    groups = (grid.zip if chosen.zip is None else chosen.zip) or []
+    axes = _axes(parameters, groups)
+    count = math.prod(len(axis) for axis in axes)
+    if count > max_runs:
+        raise ValueError(
+            f"{grid.path}: the grid has {count:,} runs, allowed: at most {max_runs:,} "
+            "(--max-runs allows more)"
+        )
+    code = learning_code_key()
+    home = Path(folder).resolve() / f"code-{code}"
+    builder = _Builder(_find_notebook(grid.notebook, grid.path), home, code)
+    varied = [name for axis in axes if len(axis) > 1 for name in axis[0]]
+    runs = []
+    for combination in itertools.product(*axes):
+        settings = {k: v for part in combination for k, v in part.items()}
+        label = ", ".join(_say(name, settings[name]) for name in varied)
+        runs.append(builder.run(settings, label))
+    if len({run.folder for run in runs}) < len(runs):
+        raise ValueError(f"{grid.path}: two of the runs are the same; give every value once")
+    last = [_last_run(name, grid.path, home) for name in grid.then]
+    return Plan(home, runs, last, tuple(sorted(builder.datasets)))
+
+
+class _Builder:
+    """Makes runs of one notebook; reads the notebook and each dataset once."""
+
+    def __init__(self, notebook: Path, home: Path, code: str) -> None:
+        self.notebook, self.home = notebook, home
+        self.defaults = parameters_cell(notebook)
+        self.trains = "run_dir" in self.defaults
+        self.base = [code_checksum(notebook), code]
+        self.datasets: dict[str, str] = {}  # name or path -> checksum
+
+    def run(self, settings: dict[str, Any], label: str) -> NotebookRun:
+        known = [*self.defaults, *(Config.model_fields if self.trains else [])]
+        for name in settings:
+            if name in SET_BY_SWEEP and name in self.defaults and self.trains:
+                raise ValueError(f"{name} is set by the sweep; leave it out of the grid")
+            if name not in known:
+                raise ValueError(
+                    f"{self.notebook.name} has no parameter {name!r}{did_you_mean(name, known)}"
+                )
+        parameters = {**self.defaults, **settings}
+        config, data = None, ""
+        if self.trains:
+            config = self._config(parameters)
+            # 5, "5" and 5.0 are one setting: what Config made of it counts.
+            coerced = config.model_dump(include={k for k, v in settings.items() if v is not None})
+            settings = {**settings, **coerced}
+            parameters |= settings
+            if ALGORITHMS[config.algorithm].pretrained or config.mixing_ratio:
+                data = self._checksum(dataset_name(config))
+        # The whole parameters, so that naming a default in the grid runs nothing anew.
+        content = json.dumps([*self.base, data, parameters], sort_keys=True)
+        key = hashlib.sha256(content.encode()).hexdigest()[:10]
+        if config is not None:
+            name = f"{config.algorithm}_{config.task}_seed{config.seed}"
+        else:
+            name = self.notebook.stem
+        folder = self.home / f"{name}_{key}"
+        if self.trains:
+            settings = {**settings, "run_dir": str(folder)}
+        return NotebookRun(label or name, self.notebook, folder, settings, config)
+
+    def _config(self, parameters: dict[str, Any]) -> Config:
+        given = {k: v for k, v in parameters.items() if k in Config.model_fields}
+        dataset = given.get("dataset")
+        if isinstance(dataset, str) and dataset.endswith((".h5", ".hdf5")):
+            given["dataset"] = str(PROJECT / Path(dataset).expanduser())  # as the notebooks do
+        return Config.from_parameters(**given)
+
+    def _checksum(self, name: str) -> str:
+        if name not in self.datasets:
+            try:
+                find_dataset(name)
+            except DatasetError as error:
+                raise ValueError(f"{error}{_how_to_make(name)}") from None
+            found = fingerprint([], [name], "")
+            self.datasets[name] = found[f"dataset {name}"]
+        return self.datasets[name]
+
+
+def _how_to_make(name: str) -> str:
+    for ladder in LADDERS.iterdir() if LADDERS.is_dir() else ():
+        quality = name.removeprefix(f"{ladder.name}_")
+        if quality in ("medium", "medium_replay"):
+            return f"; make it: ovmse data make --task {ladder.name} --quality {quality}"
+    return ""
+
+
+def _last_run(name: str, grid: Path, home: Path) -> NotebookRun:
+    notebook = _find_notebook(name, grid)
+    if "runs" not in parameters_cell(notebook):
+        raise ValueError(f"then: {notebook.name} has no parameter 'runs'")
+    return NotebookRun(
+        notebook.stem, notebook, home / notebook.stem, {"runs": str(home)}, anew=True
+    )
+
+
+def _find_notebook(name: str, grid: Path) -> Path:
+    if name.endswith(".ipynb"):
+        return (grid.parent / Path(name).expanduser()).resolve()
+    folder = PROJECT / "notebooks"
+    if not (folder / f"{name}.ipynb").exists():
+        known = sorted(p.stem for p in folder.glob("*.ipynb"))
+        raise ValueError(
+            f"there is no notebook {name!r} in notebooks/, which holds {', '.join(known)}"
+            " (a path that ends in .ipynb is allowed too)"
+        )
+    return folder / f"{name}.ipynb"
+
+
+def _scale(grid: Grid, name: str | None) -> Scale:
+    if name is None:
+        return next(iter(grid.scales.values()), Scale())
+    if name not in grid.scales:
+        known = ", ".join(grid.scales) or "none: the grid has no scales"
+        raise ValueError(f"--scale: got {name!r}, allowed: {known}")
+    return grid.scales[name]
+
+
+def _axes(
+    parameters: dict[str, Any], groups: list[dict[str, list[Any]]]
+) -> list[Sequence[dict[str, Any]]]:
+    """What is crossed: one axis for each parameter and for each zip group."""
+    axes: list[Sequence[dict[str, Any]]] = []
+    seen: set[str] = set()
+    for group in groups:
+        columns = {name: _values(name, values) for name, values in group.items()}
+        lengths = {name: len(values) for name, values in columns.items()}
+        if len(set(lengths.values())) != 1:
+            said = ", ".join(f"{name} {n}" for name, n in lengths.items()) or "nothing"
+            raise ValueError(f"zip: lists of a group must be equally long, got {said}")
+        for name in group:
+            if name in parameters or name in seen:
+                raise ValueError(f"{name} is given twice: in a zip group and elsewhere")
+        seen |= set(group)
+        axes.append(_Axis(columns))
+    return [_Axis({name: _values(name, v)}) for name, v in parameters.items()] + axes
+
+
+class _Axis(Sequence[dict[str, Any]]):
+    """Values that go in step, as a sequence that is not written out."""
+
+    def __init__(self, columns: dict[str, Sequence[Any]]) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, at: Any) -> Any:
+        return {name: values[at] for name, values in self.columns.items()}
+
+
+def _values(name: str, value: Any) -> Sequence[Any]:
+    """The values of a parameter: of a list, of a range such as 0..5, or a single one."""
+    if isinstance(value, list):
+        if not value:
+            raise ValueError(f"{name}: got an empty list, allowed: at least one value")
+        if any(isinstance(_range(name, v), range) for v in value):
+            raise ValueError(f"{name}: got a range within a list, allowed: one or the other")
+        return [_scalar(name, v) for v in value]
+    span = _range(name, value)
+    return span if isinstance(span, range) else [_scalar(name, value)]
+
+
+def _range(name: str, value: Any) -> range | None:
+    if not isinstance(value, str) or ".." not in value or "/" in value:
+        return None
+    ends = re.fullmatch(r"\s*(\d{1,18})\s*\.\.\s*(\d{1,18})\s*", value)
+    if not ends or int(ends[1]) > int(ends[2]):
+        raise ValueError(f"{name}: got {value!r}, allowed: a range such as 0..5")
+    return range(int(ends[1]), int(ends[2]) + 1)
+
+
+def _scalar(name: str, value: Any) -> Any:
+    if value is not None and not isinstance(value, str | int | float | bool):
+        raise ValueError(
+            f"{name}: got {_short(value)}, allowed: a number, a text or a list of them"
+        )
+    return value
+
+
+def _say(name: str, value: Any) -> str:
+    return str(value) if isinstance(value, str) else f"{name} {value}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe, and a name that stands twice is an error: the first would be lost without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for name in _twice(names):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{name!r} stands twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def _twice(names: list[Any]) -> Iterator[Any]:
+    return (name for number, name in enumerate(names) if name in names[:number])

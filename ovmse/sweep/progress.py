@@ -1,0 +1,131 @@
+"""How a sweep stands: what a terminal, a log or a notebook shows of it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ovmse.algorithms import ALGORITHMS
+from ovmse.runs import RunError, read_metrics
+from ovmse.sweep.grid import NotebookRun
+from ovmse.sweep.worker import read_record
+from ovmse.training import pretrain_directory
+
+HEADER = ("run", "state", "phase", "at", "test battles won", "Q on fixed battles")
+OFFLINE_SHARE = 1 / 3  # of the time of a run, at the settings of `quick`
+
+
+class Watched:
+    """A run seen from outside, by the files it writes."""
+
+    def __init__(self, run: NotebookRun, retry_failed: bool) -> None:
+        self.run, self.label = run, run.label
+        record = {} if run.anew else read_record(run.folder)
+        self.state = "waiting"
+        if record.get("state") == "done" or (record.get("state") == "failed" and not retry_failed):
+            self.state = record["state"]
+        self.error = record.get("error", "") if self.state == "failed" else ""
+        self.elsewhere = False  # another sweep is at it
+        self.not_before = 0.0
+        self.give_ups, self.reached_then = 0, ""  # how often Dask gave up, and where
+        self.begun_at = 0.0 if self.state == "waiting" else 1.0  # share when it was handed out
+
+    @cached_property
+    def folders(self) -> list[Path]:
+        """Its own, and that of the pre-training it shares, if there is one."""
+        config, own = self.run.config, self.run.folder
+        if config is None or not ALGORITHMS[config.algorithm].pretrained:
+            return [own]
+        return [own, pretrain_directory(config, own.parent)]
+
+    def start(self) -> None:
+        """It is handed to a worker."""
+        self.state, self.begun_at = "running", self.share()
+
+    def row(self) -> dict[str, Any]:
+        """Its own last measurement, or that of the pre-training it waits for; empty before one."""
+        for path in self.folders:
+            with suppress(RunError):
+                if rows := read_metrics(path):
+                    return rows[-1]
+        return {}
+
+    def reached(self) -> str:
+        """Changes whenever the run gets further."""
+        row = self.row()
+        return f"{row.get('phase')} {row.get('updates')} {row.get('env_steps')}"
+
+    def share(self) -> float:
+        """How much is done, 0 to 1."""
+        if self.state in ("done", "failed"):
+            return 1.0
+        row, config = self.row(), self.run.config
+        if not row or config is None:
+            return 0.0
+        offline = OFFLINE_SHARE if ALGORITHMS[config.algorithm].pretrained else 0.0
+        if row["phase"] == "offline":
+            return offline * row["updates"] / config.offline_updates
+        return offline + (1 - offline) * min(1.0, row["env_steps"] / config.online_steps)
+
+    def cells(self) -> list[str]:
+        """One line of a table, under ``HEADER``."""
+        state = "elsewhere" if self.elsewhere and self.state == "waiting" else self.state
+        row = {} if self.state == "waiting" else self.row()
+        if not row:
+            return [self.label, state, "", "", "", ""]
+        offline = row["phase"] == "offline"
+        return [
+            self.label,
+            state,
+            "pre-training" if offline else "online",
+            f"{row['updates']:,} updates" if offline else f"{row['env_steps']:,} steps",
+            f"{row['test_win_rate']:.0%}",
+            f"{row['q_fixed']:.1f}" if "q_fixed" in row else "",
+        ]
+
+
+@dataclass
+class SweepProgress:
+    """All runs of a sweep, when it began, and the address of its scheduler."""
+
+    runs: list[Watched]
+    began: float = field(default_factory=time.monotonic)
+    where: str = ""
+
+    def failed(self) -> list[Watched]:
+        return [one for one in self.runs if one.state == "failed"]
+
+    def shown(self, most: int = 24) -> list[Watched]:
+        """The runs that a table has room for: those that run or failed, then those to come."""
+        rank = {"running": 0, "failed": 1, "waiting": 2, "done": 3}
+        ordered = sorted(self.runs, key=lambda one: rank[one.state])[:most]
+        return [one for one in self.runs if one in ordered]
+
+    def summary(self) -> str:
+        """`3 done, 2 running, 3 waiting of 8; 4.0 min so far, about 7 min left`."""
+        counts = Counter(one.state for one in self.runs)
+        said = ", ".join(
+            f"{counts[state]} {state}"
+            for state in ("done", "running", "failed", "waiting")
+            if counts[state]
+        )
+        spent = time.monotonic() - self.began
+        return f"{said} of {len(self.runs)}; {spent / 60:.1f} min so far, {self._left(spent)}"
+
+    def _left(self, spent: float) -> str:
+        shares = {one: 0.0 if one.state == "waiting" else one.share() for one in self.runs}
+        gained = sum(shares[one] - one.begun_at for one in self.runs if one.state != "waiting")
+        left = len(shares) - sum(shares.values())
+        if not left:
+            return "nothing left"
+        if gained < 0.2:
+            return "time left not known yet"
+        minutes = spent * left / gained / 60
+        return (
+            f"about {minutes:.0f} min left" if minutes < 120 else f"about {minutes / 60:.0f} h left"
+        )

@@ -1,0 +1,258 @@
+"""What happens in a worker: one notebook, by papermill in this very process.
+
+Papermill as a subprocess would outlive a worker that dies; a kernel notices within a second or two
+that the process which started it is gone, and ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from distributed import WorkerPlugin, get_worker
+from filelock import FileLock, Timeout
+from traitlets.config import Config
+
+from ovmse.listing import read_json
+from ovmse.runs import write_json
+from ovmse.sweep.fingerprint import difference, fingerprint
+from ovmse.sweep.grid import NotebookRun
+
+RECORD = "sweep.json"
+LOCK = ".sweep.lock"
+# The folder is at fault, not the run: whatever is written next would fail as well.
+FOLDER_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES)
+LONGEST_SOCKET = 100  # characters; the system allows 107, and a number is added
+START_TIMEOUT = 300  # seconds for a kernel to answer; 60 was too few on a crowded machine
+
+State = Literal["done", "failed", "stopped", "elsewhere", "mismatch", "folder"]
+_stop = threading.Event()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended here: ``error`` says why in one line, unless it is done.
+
+    "elsewhere": another sweep is running it. "mismatch": this worker differs from the submitter.
+    "folder": the disk is full or cannot be written.
+    """
+
+    state: State
+    error: str = ""
+    worker: str = ""
+
+
+def execute(
+    run: NotebookRun,
+    expected: dict[str, str],
+    asked: tuple[list[str], list[str], str],
+    timeout: float | None,
+) -> Outcome:
+    """Runs one notebook in its folder, unless another process does; records how it ended.
+
+    expected, asked: the submitter's fingerprint and its arguments; compared anew for each run,
+    since a kernel imports the code as it stands now. timeout: seconds for the whole notebook.
+
+    The executed notebook gets its name only when it is whole. One that fails is kept, cells up to
+    the failure executed, under the same name with ``.failed.ipynb``. What the kernel says of itself
+    goes to a ``.log`` beside it.
+    """
+    here = str(get_worker().address)
+    if differs := difference(expected, fingerprint(*asked)):
+        return Outcome("mismatch", differs, here)
+    _stop.clear()
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(run.folder / LOCK, timeout=0):
+            if read_record(run.folder).get("state") == "done" and not run.anew:
+                return Outcome("done", worker=here)
+            return _recorded(run, timeout, here)
+    except Timeout:
+        return Outcome("elsewhere", worker=here)
+    except OSError as error:
+        return Outcome("folder" if error.errno in FOLDER_ERRORS else "failed", _line(error), here)
+
+
+def _recorded(run: NotebookRun, timeout: float | None, here: str) -> Outcome:
+    """Executes under the lock; ``sweep.json`` says before and after how things stand."""
+    known = read_record(run.folder)
+    record = {
+        "notebook": run.notebook.name,
+        "parameters": run.parameters,
+        "host": platform.node(),
+        "attempts": known.get("attempts", 0) + 1,
+        "seconds": known.get("seconds", 0.0),
+    }
+    write_json(run.folder / RECORD, {**record, "state": "unfinished", "error": ""})
+    began = time.monotonic()
+    state, error = _execute(run, timeout)
+    record["seconds"] = round(record["seconds"] + time.monotonic() - began, 1)
+    record["finished"] = time.strftime("%Y-%m-%d %H:%M:%S")
+    if state != "folder":
+        kept = state if state in ("done", "failed") else "unfinished"
+        write_json(run.folder / RECORD, {**record, "state": kept, "error": error})
+    return Outcome(state, error, here)
+
+
+def _execute(run: NotebookRun, timeout: float | None) -> tuple[State, str]:
+    import papermill
+
+    name = run.notebook.stem
+    output = run.folder / f"{name}.ipynb"
+    failed = run.folder / f"{name}.failed.ipynb"
+    partial = run.folder / f".{name}.{os.getpid()}.ipynb"
+    for left in run.folder.glob(f".{name}.*.ipynb"):  # of a worker that was killed
+        left.unlink()
+    # Dask makes its workers give freed memory back at once, and their kernels inherit that: every
+    # tensor then faults its pages in anew, which doubled the time of a run.
+    os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with (
+        _stderr_to(run.folder / f"{name}.log"),
+        tempfile.TemporaryDirectory(prefix="ovmse-", ignore_cleanup_errors=True) as sockets,
+        _Watch(timeout) as watch,
+    ):
+        try:
+            papermill.execute_notebook(
+                _path(run.notebook),
+                _path(partial),
+                parameters=run.parameters,
+                cwd=str(run.notebook.parent),
+                progress_bar=False,
+                start_timeout=START_TIMEOUT,
+                config=_kernel_config(Path(sockets) / "kernel"),
+            )
+            os.replace(partial, output)
+            failed.unlink(missing_ok=True)
+            return "done", ""
+        except Exception as error:  # of any kind: the notebook's own, the kernel's, the disk's
+            if isinstance(error, papermill.PapermillExecutionError):
+                said = f"{error.ename}: {error.evalue}"
+            else:
+                said = _line(error)
+            if _blames_folder(said, run.folder):
+                return "folder", said
+            with suppress(OSError):
+                os.replace(partial, failed)
+            return watch.verdict or "failed", watch.reason or said
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def _kernel_config(sockets: Path) -> Config:
+    """Kernels listen on files, not on ports: jupyter_client picks free ports first and has them
+    bound a second later, so that of thousands of kernels some find theirs taken."""
+    if len(str(sockets)) > LONGEST_SOCKET:
+        return Config()
+    return Config({"KernelManager": {"transport": "ipc", "ip": str(sockets)}})
+
+
+def _blames_folder(said: str, folder: Path) -> bool:
+    """Whether an error is about where the run writes; safetensors and h5py name no errno."""
+    denied = os.strerror(errno.EACCES)
+    if denied in said and str(folder.parent) not in said:
+        return False  # something else may not be read
+    return any(os.strerror(code) in said for code in FOLDER_ERRORS)
+
+
+class _Watch:
+    """Kills what this process has started since, once time is up or the sweep is stopped.
+
+    Cancelling a Dask future would leave the notebook running.
+    """
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout
+        self.verdict: State | None = None
+        self.reason = ""
+
+    def __enter__(self) -> _Watch:
+        self._began, self._over = time.time(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.1):
+            late = self.timeout is not None and time.time() - self._began > self.timeout
+            if _stop.is_set():
+                self.verdict, self.reason = "stopped", "stopped with the sweep"
+            elif late and self.verdict is None:
+                self.verdict = "failed"
+                self.reason = f"stopped after {self.timeout:g} s (--timeout)"
+            if self.verdict is not None:
+                kill(p for p in descendants() if p.create_time() >= self._began - 1)  # kernels
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def stop_notebooks() -> None:
+    """Called in a worker: its notebook is stopped within a second or so."""
+    _stop.set()
+
+
+class IgnoreInterrupt(WorkerPlugin):
+    """Ctrl-C in a terminal reaches the workers too; the sweep itself stops them in good order."""
+
+    def setup(self, worker: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def descendants(pid: int | None = None) -> list[psutil.Process]:
+    """Every process below this one, or below another."""
+    with suppress(psutil.Error):
+        return psutil.Process(pid).children(recursive=True)
+    return []
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """SIGKILL; a run loses nothing by it."""
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What ``sweep.json`` says; empty if it is not there or not readable."""
+    return read_json(folder / RECORD)
+
+
+def record_failure(run: NotebookRun, error: str) -> None:
+    """Notes that a run failed which could not do so itself."""
+    write_json(run.folder / RECORD, {**read_record(run.folder), "state": "failed", "error": error})
+
+
+def _path(path: Path) -> str:
+    """As papermill wants it: it puts parameters in the place of {names}."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+@contextmanager
+def _stderr_to(path: Path) -> Iterator[None]:
+    """Sends this process's standard error, which its kernels inherit, to the end of a file."""
+    kept = os.dup(2)
+    try:
+        with path.open("ab") as log:
+            os.dup2(log.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

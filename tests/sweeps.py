@@ -1,0 +1,174 @@
+"""What the tests of sweeps share: a small grid on the climb game, and the command as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import yaml
+
+from ovmse.datasets import write_dataset
+from ovmse.envs import make_env
+from ovmse.learner import new_q_function
+from ovmse.rollout import collect
+
+ROOT = Path(__file__).resolve().parents[1]
+# Many resume points in a few seconds of training.
+SMALL = {"preset": "tiny", "num_envs": 8, "test_interval": 400, "online_steps": 4_000,
+         "test_battles": 8, "final_battles": 8, "fixed_battles": 8}  # fmt: skip
+# What a `dask scheduler` or `dask worker` of ours listens on.
+LOCAL = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
+
+
+def write_climb_dataset(path: Path) -> Path:
+    """64 random episodes of the climb game."""
+    env = make_env("climb_monotone", "climb", num_envs=8)
+    q = new_q_function(env.spec, (8, 4, 8), seed=0)
+    episodes = list(collect(q, env, 64, np.random.default_rng(0), epsilon=1.0))
+    return write_dataset(path, episodes, env.spec, {"policy": "random"})
+
+
+def climb_grid(folder: Path, **parameters: object) -> Path:
+    """Four runs of the small game: two algorithms, two seeds."""
+    dataset = folder / "climb.h5"
+    if not dataset.exists():
+        write_climb_dataset(dataset)
+    given = {"algorithm": ["ovmse", "qmix"], "seed": "0..1", "task": "climb_monotone"}
+    given |= {"dataset": str(dataset)} | SMALL | parameters  # type: ignore[operator]
+    return write_grid(folder / "climb.yaml", "01_train", given)
+
+
+def write_grid(path: Path, notebook: str, parameters: dict) -> Path:
+    path.write_text(yaml.safe_dump({"notebook": notebook, "parameters": parameters}))
+    return path
+
+
+def write_notebook(path: Path, parameters: str, *cells: str) -> Path:
+    """A notebook of a parameters cell and others."""
+    sources = [(parameters, ["parameters"]), *((cell, []) for cell in cells)]
+    content = {
+        "nbformat": 4,
+        "nbformat_minor": 5,
+        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3",
+                                    "language": "python"}},
+        "cells": [
+            {"cell_type": "code", "id": f"c{number}", "metadata": {"tags": tags}, "source": source,
+             "outputs": [], "execution_count": None}
+            for number, (source, tags) in enumerate(sources)
+        ],
+    }  # fmt: skip
+    path.write_text(json.dumps(content))
+    return path
+
+
+class Sweep:
+    """`ovmse sweep` as a process of its own, as from a shell without a terminal."""
+
+    def __init__(self, grid: Path, folder: Path, *options: str, workers: int = 2) -> None:
+        command = [sys.executable, "-m", "ovmse.cli", "sweep", str(grid), "--folder", str(folder)]
+        if "--scheduler" not in options:
+            command += ["--workers", str(workers)]
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [*command, *options], cwd=ROOT, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def end(self, timeout: float = 300) -> tuple[int, str, str]:
+        """Exit code, output and errors, once it has ended."""
+        out, err = self.process.communicate(timeout=timeout)
+        return self.process.returncode, out, err
+
+    def below(self) -> list[psutil.Process]:
+        """Every process below it."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def workers(self) -> list[psutil.Process]:
+        return [p for p in self.below() if named(p, "spawn_main")]
+
+    def kernels(self) -> list[psutil.Process]:
+        return [p for p in self.below() if named(p, "ipykernel_launcher")]
+
+    def until(self, seen: Callable[[], object], timeout: float = 120) -> None:
+        """Waits for something to be so; fails at once if the process ends before."""
+        deadline = time.monotonic() + timeout
+        while not seen():
+            assert self.process.poll() is None, self.end()
+            assert time.monotonic() < deadline, "it never came to that"
+            time.sleep(0.05)
+
+    def training(self) -> bool:
+        """Whether a run has measured online."""
+        files = self.folder.glob("code-*/*/metrics.jsonl")
+        return any('"online"' in file.read_text() for file in files)
+
+
+def named(process: psutil.Process, part: str) -> bool:
+    try:
+        return any(part in word for word in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run; a dead one that its parent has not asked after does not count."""
+    return [p for p in processes if p.is_running() and _status(p) != psutil.STATUS_ZOMBIE]
+
+
+def _status(process: psutil.Process) -> str:
+    try:
+        return process.status()
+    except psutil.Error:
+        return psutil.STATUS_ZOMBIE
+
+
+def measured(folder: Path) -> dict[str, tuple]:
+    """Of each finished run what may not depend on what happened to it: every measurement but the
+    time, every event, the last weights."""
+    found: dict[str, tuple] = {}
+    for result in sorted(folder.glob("code-*/*_seed*/result.json")):
+        run = result.parent
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for row in rows:
+            row.pop("wall_s")
+        last = max((run / "snapshots").glob("online_*.safetensors"))
+        events = (run / "events.jsonl").read_bytes()
+        found[run.name] = (rows, events, last.name, last.read_bytes())
+    return found
+
+
+@contextmanager
+def dask(*arguments: str, env: dict | None = None) -> Iterator[subprocess.Popen]:
+    """`dask scheduler` or `dask worker` as a process of its own, as on a cluster."""
+    command = [sys.executable, "-m", "distributed.cli.dask_" + arguments[0], *arguments[1:]]
+    process = subprocess.Popen(command, cwd="/", env={**os.environ, **(env or {})},
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+@contextmanager
+def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """A scheduler without workers: its address and its process."""
+    where = tmp_path / "scheduler.json"
+    where.unlink(missing_ok=True)
+    with dask("scheduler", *LOCAL, "--port", "0", "--scheduler-file", str(where)) as process:
+        deadline = time.monotonic() + 60
+        while not where.exists() or not where.read_text().strip().endswith("}"):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        yield json.loads(where.read_text())["address"], process

@@ -1,0 +1,221 @@
+"""Grid files: what they expand to, and one sentence for each mistake before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from sweeps import write_notebook
+from typer.testing import CliRunner
+
+from ovmse.cli import app
+from ovmse.config import Config
+from ovmse.notebooks import code_checksum, parameters_cell
+from ovmse.sweep import grid as grids
+from ovmse.sweep import load_grid, plan
+from ovmse.sweep.fingerprint import difference, learning_code
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = sorted((ROOT / "notebooks/grids").glob("*.yaml"))
+
+
+def expand(tmp_path: Path, text: str, **options: object) -> list[dict]:
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    runs = plan(load_grid(path), tmp_path / "runs", **options).runs  # type: ignore[arg-type]
+    return [{k: v for k, v in run.parameters.items() if k != "run_dir"} for run in runs]
+
+
+def test_lists_are_crossed_ranges_are_inclusive_and_zip_groups_go_in_step(tmp_path: Path) -> None:
+    text = """
+    notebook: 01_train
+    parameters: {algorithm: qmix, seed: 1..3}
+    zip:
+      - {task: [climb_monotone, climb_penalty], gamma: [0.9, 1]}
+    """
+    assert expand(tmp_path, text) == [
+        {"algorithm": "qmix", "seed": seed, "task": task, "gamma": gamma}
+        for seed in (1, 2, 3)
+        for task, gamma in (("climb_monotone", 0.9), ("climb_penalty", 1.0))
+    ]
+
+
+def test_the_first_scale_counts_unless_another_is_chosen_and_p_goes_before_both(
+    tmp_path: Path,
+) -> None:
+    text = """
+    notebook: 01_train
+    parameters: {algorithm: qmix, task: climb_monotone, seed: 0..1}
+    scales:
+      small: {parameters: {preset: tiny}}
+      large: {parameters: {preset: paper, seed: 7}}
+    """
+    first = expand(tmp_path, text)
+    assert [(r["preset"], r["seed"]) for r in first] == [("tiny", 0), ("tiny", 1)]
+    assert [r["seed"] for r in expand(tmp_path, text, scale="large")] == [7]
+    given = expand(tmp_path, text, scale="large", given={"seed": [3, 4], "preset": "quick"})
+    assert [(r["preset"], r["seed"]) for r in given] == [("quick", 3), ("quick", 4)]
+
+
+def keys(tmp_path: Path, text: str) -> list[str]:
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    return [run.folder.name for run in plan(load_grid(path), tmp_path / "runs").runs]
+
+
+def test_the_key_is_made_of_what_decides_the_run(tmp_path: Path) -> None:
+    start = "{algorithm: qmix, task: climb_monotone, seed: %s}"
+    text = "notebook: 01_train\nparameters: " + start
+    (base,) = keys(tmp_path, text % "3")
+    assert base.startswith("qmix_climb_monotone_seed3_")
+    assert keys(tmp_path, text % "'3'") == [base]  # the same setting, written otherwise
+    assert keys(tmp_path, text % "3, preset: tiny") == [base]  # the notebook's default, said
+    assert keys(tmp_path, text % "[3, 4]")[0] == base  # what else is in the grid does not matter
+    assert keys(tmp_path, text % "3, gamma: 0.9") != [base]
+    assert keys(tmp_path, text % "4") != [base]
+
+
+def test_prose_and_outputs_of_a_notebook_do_not_count_but_its_code_does(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "a.ipynb", "x = 0", "print(x)")
+    before, content = code_checksum(path), path.read_text()
+    path.write_text(content.replace('"outputs": []', '"outputs": [], "collapsed": true'))
+    assert code_checksum(path) == before
+    path.write_text(content.replace("print(x)", "print(x + 1)"))
+    assert code_checksum(path) != before
+    assert parameters_cell(path) == {"x": 0}
+
+
+def test_the_data_count_too(tmp_path: Path) -> None:
+    data = tmp_path / "data.h5"
+    text = f"notebook: 01_train\nparameters: {{task: climb_monotone, dataset: {data}}}"
+    data.write_bytes(b"one")
+    first = keys(tmp_path, text)
+    data.write_bytes(b"two")
+    assert keys(tmp_path, text) != first
+
+
+def test_learning_code_is_what_runs_learn_with() -> None:
+    code = set(learning_code())
+    assert {"ovmse/learner.py", "ovmse/config.py", "ovmse/envs/smax.py", "ovmse/runs.py"} <= code
+    others = ("ovmse/cli.py", "ovmse/terminal.py", "ovmse/listing.py", "ovmse/sweep")
+    assert not {name for name in code if name.startswith(others)}
+
+
+def test_differences_are_named() -> None:
+    mine = {"torch": "2.13.0", "ovmse/learner.py": "a", "dataset x": "1", "run folder /r": "t"}
+    theirs = {"torch": "2.12.0", "ovmse/learner.py": "b", "dataset x": "missing",
+              "run folder /r": "missing"}  # fmt: skip
+    assert difference(mine, mine) == ""
+    assert difference(mine, theirs) == (
+        "torch 2.12.0, not 2.13.0, another ovmse/learner.py, no dataset x and 1 more"
+    )
+
+
+QMIX = "notebook: 01_train\nparameters: {algorithm: qmix, task: climb_monotone"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "got None, allowed: notebook, parameters"),
+        ("notebook: [", "is not YAML"),
+        ("notebook: 01_train\nnotebook: 02_q_drift", "'notebook' stands twice"),
+        ("notebook: 01_train\nparameter: {}", "no entry 'parameter'; did you mean 'parameters'?"),
+        ("notebook: 01_tain", "there is no notebook '01_tain' in notebooks/, which holds 01_train"),
+        ("notebook: none.ipynb", "there is no notebook"),
+        ("notebook: 3", "notebook: got 3, input should be a valid string"),
+        (QMIX + ", sede: 1}", "01_train.ipynb has no parameter 'sede'; did you mean 'seed'?"),
+        (QMIX + ", seed: []}", "seed: got an empty list, allowed: at least one value"),
+        (QMIX + ", seed: 5..0}", "seed: got '5..0', allowed: a range such as 0..5"),
+        (QMIX + ", seed: 0...5}", "seed: got '0...5', allowed: a range such as 0..5"),
+        (QMIX + ", seed: [0..5, 7]}", "seed: got a range within a list"),
+        (QMIX + ", seed: [1, 1]}", "two of the runs are the same"),
+        (QMIX + ", seed: [1, '1']}", "two of the runs are the same"),
+        (QMIX + ", seed: {a: 1}}", "seed: got {'a': 1}, allowed: a number, a text or a list"),
+        (QMIX + ", seed: five}", "seed: got 'five', allowed: a valid integer"),
+        (QMIX + ", gamma: 2}", "gamma: got 2, allowed: less than or equal to 1"),
+        (QMIX + ", mixing_ratio: 0.5}", "there is no dataset 'climb_monotone_medium'"),
+        (QMIX + ", seed: 0..1000000}", "the grid has 1,000,001 runs, allowed: at most 10,000"),
+        (QMIX + ", seed: 0..99999999999999999}", "the grid has 100,000,000,000,000,000 runs"),
+        (QMIX + ", run_dir: here}", "run_dir is set by the sweep; leave it out of the grid"),
+        (QMIX + "}\nzip: [{seed: [1, 2], gamma: [1]}]", "equally long, got seed 2, gamma 1"),
+        (QMIX + "}\nzip: [{task: [a]}]", "task is given twice: in a zip group and elsewhere"),
+        (QMIX + "}\nzip: [{}]", "must be equally long, got nothing"),
+        (QMIX + "}\nzip: {seed: [1]}", "zip: got {'seed': [1]}, input should be a valid list"),
+        (QMIX + "}\nthen: [01_train]", "then: 01_train.ipynb has no parameter 'runs'"),
+        ("notebook: !!python/object/apply:os.system [ls]", "is not YAML"),
+        ("notebook: 01_train\nparameters: {task: 6h_vs_8z}",
+         "make it: ovmse data make --task 6h_vs_8z --quality medium"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence_before_anything_starts(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    done = CliRunner().invoke(app, ["sweep", str(path), "--folder", str(tmp_path / "runs")])
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--scale", "huge"], "--scale: got 'huge', allowed: quick, paper"),
+        (["-p", "seed"], "settings: got 'seed', allowed: NAME=VALUE"),
+        (["-p", "seed=[1"], "seed: got '[1', allowed: a value, a range or a list"),
+        (["-p", "sed=1"], "has no parameter 'sed'; did you mean 'seed'?"),
+        (["--max-runs", "3"], "the grid has 8 runs, allowed: at most 3"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(tmp_path: Path, options: list[str], message: str) -> None:
+    grid = ROOT / "notebooks/grids/figure1.yaml"
+    where = ["--folder", str(tmp_path / "runs")]
+    done = CliRunner().invoke(app, ["sweep", str(grid), *where, *options])
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+@pytest.mark.parametrize("scale", ["quick", "paper"])
+def test_shipped_grids_are_valid(
+    path: Path, scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Six of the eight datasets are made by a command, not shipped.
+    monkeypatch.setattr(grids, "find_dataset", lambda name: name)
+    monkeypatch.setattr(grids, "fingerprint", lambda *_: {f"dataset {_[1][0]}": "x"})
+    planned = plan(load_grid(path), tmp_path, scale)
+    runs = {"figure1": (8, 24), "figures_2_3": (30, 240), "ablation": (15, 90),
+            "mixing_ratio": (12, 24)}[path.stem]  # fmt: skip
+    assert len(planned.runs) == runs[scale == "paper"]
+    assert {run.config.preset for run in planned.runs if run.config} == {scale}
+    if path.stem == "ablation" and scale == "paper":  # the paper, section 5.3
+        mixed = {(r.config.task, r.config.dataset): r.config.mixing_ratio for r in planned.runs}  # type: ignore[union-attr]
+        assert mixed == {("2s3z", "medium"): 0, ("6h_vs_8z", "medium"): 0.1,
+                         ("6h_vs_8z", "medium_replay"): 0}  # fmt: skip
+
+
+def test_a_grid_may_set_any_setting_of_config(tmp_path: Path) -> None:
+    for name in ("online_lr", "hidden_size"):
+        assert name in Config.model_fields
+    text = yaml.safe_dump({
+        "notebook": "01_train",
+        "parameters": {"algorithm": "qmix", "task": "climb_monotone", "online_lr": 1e-3,
+                       "hidden_size": [16, 32]},
+    })  # fmt: skip
+    assert [run["hidden_size"] for run in expand(tmp_path, text)] == [16, 32]
+
+
+def test_dry_run_prints_every_run_and_writes_nothing(tmp_path: Path) -> None:
+    grid = ROOT / "notebooks/grids/figure1.yaml"
+    where = ["--folder", str(tmp_path / "runs"), "--dry-run"]
+    done = CliRunner().invoke(app, ["sweep", str(grid), *where])
+    assert done.exit_code == 0
+    assert "new: switch_cql, seed 1 (switch_cql_2s3z_seed1_" in done.stdout
+    assert "8 runs, 8 of them left" in done.stdout
+    assert not (tmp_path / "runs").exists()
