@@ -31,7 +31,8 @@ def main(
     with one_sentence("demo"), stoppable():
         out = runs_folder(folder, "demo")
         planned = plan(load_grid(GRID), out, given=parameters_given(parameter))
-        events = sweep(planned, workers or min(MOST_WORKERS, default_workers()))
+        workers = workers or min(MOST_WORKERS, default_workers())
+        events = sweep(planned, workers, retry_failed=True)
         state = show_sweep(events, "Training on 2s3z medium")
         if state.failed():
             raise typer.Exit(1)

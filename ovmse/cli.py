@@ -80,7 +80,10 @@ def sweep(
         str | None, typer.Option(help="A Dask cluster's address, such as tcp://node1:8786.")
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(min=1, help="Seconds after which a notebook is stopped.")
+        float | None,
+        typer.Option(
+            min=1, help="Seconds for one notebook, its waiting for a pre-training included."
+        ),
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run again what failed earlier.")
@@ -225,7 +228,13 @@ def info(
 
 def parameters_given(texts: list[str] | None) -> dict[str, Any]:
     """What -p NAME=VALUES says, with values as a grid file has them."""
-    return {name: grid_value(name, value) for name, value in map(_setting, texts or [])}
+    given: dict[str, Any] = {}
+    for name, value in map(_setting, texts or []):
+        if name in given or not value:
+            what = "it twice; give a list, such as [0, 1]" if value else "no value"
+            raise ValueError(f"{name}: got {what}")
+        given[name] = grid_value(name, value)
+    return given
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -56,28 +57,36 @@ def list_runs(folder: str | Path) -> list[ListedRun]:
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"there is no folder {folder}")
-    found = {p.parent for name in ("config.json", "sweep.json") for p in folder.rglob(name)}
     listed = []
-    for path in sorted(found):
+    for path in sorted(folders_with(folder, "config.json", "sweep.json")):
         config, record = read_json(path / "config.json"), read_json(path / "sweep.json")
         if record or "algorithm" in config:
             listed.append(_listed(path, {**record.get("parameters", {}), **config}, record))
     return listed
 
 
+def folders_with(folder: Path, *names: str) -> list[Path]:
+    """The folders below one that hold any of these files; runs may come and go meanwhile."""
+    walked = os.walk(folder)  # Path.rglob fails where a folder goes while it looks
+    return [Path(path) for path, _, files in walked if not set(names).isdisjoint(files)]
+
+
 def _listed(path: Path, settings: dict[str, Any], record: dict[str, Any]) -> ListedRun:
     row: dict[str, Any] = {}
-    with suppress(RunError):
+    with suppress(RunError, ValueError):  # none yet, or a line that is damaged
         row = (read_metrics(path) or [{}])[-1]
     held = any(_is_held(path / name) for name in (".lock", ".sweep.lock"))
     status = record.get("state") or ("done" if (path / "result.json").exists() else "unfinished")
     if held and status != "done":
         status = "running"
-    written = [p.stat().st_mtime for p in path.glob("*.json*")]
+    written = []
+    for name in ("config.json", "sweep.json", "metrics.jsonl", "result.json"):
+        with suppress(OSError):
+            written.append((path / name).stat().st_mtime)
     return ListedRun(
         path,
         status,
-        str(settings.get("algorithm", path.name.rpartition("_")[0] or path.name)),
+        str(settings.get("algorithm", "")),
         str(settings.get("task", "")),
         settings.get("seed"),
         row.get("env_steps"),
@@ -88,7 +97,7 @@ def _listed(path: Path, settings: dict[str, Any], record: dict[str, Any]) -> Lis
 
 
 def _is_held(lock: Path) -> bool:
-    """Whether some process has locked the file; asks without taking the lock for itself."""
+    """Whether some process has locked the file; asks by sharing the lock for an instant."""
     try:
         with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -12,10 +12,14 @@ from typing import Any
 def assigned(source: str) -> dict[str, Any]:
     """The names that Python code assigns at its top level, with their literal values.
 
-    A value that is not a literal is None.
+    A value that is not a literal is None. Raises ValueError if it is not Python.
     """
     values: dict[str, Any] = {}
-    for statement in ast.parse(source).body:
+    try:
+        body = ast.parse(source).body
+    except SyntaxError as error:
+        raise ValueError(f"the parameters are not plain Python ({error.msg})") from None
+    for statement in body:
         if isinstance(statement, ast.Assign):
             targets = statement.targets
         elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
@@ -33,7 +37,7 @@ def assigned(source: str) -> dict[str, Any]:
 def parameters_cell(path: Path) -> dict[str, Any]:
     """Names and defaults in the cell tagged `parameters`; raises ValueError if there is none."""
     for cell in _code_cells(path):
-        if "parameters" in cell["metadata"].get("tags", []):
+        if "parameters" in cell.get("metadata", {}).get("tags", []):
             return assigned("".join(cell["source"]))
     raise ValueError(f"{path} has no cell tagged 'parameters'")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -56,7 +56,8 @@ def show_sweep(events: Iterator[SweepProgress], title: str) -> SweepProgress:
     console = Console(force_jupyter=False)
     said: dict[str, str] = {}
     state, at = SweepProgress([]), time.monotonic()
-    with Live(console=console, auto_refresh=False) as live:
+    # Closed at once when a person interrupts: that is what stops the notebooks.
+    with closing(events), Live(console=console, auto_refresh=False) as live:  # type: ignore[type-var]
         for number, state in enumerate(events):
             if number == 0 and state.where:
                 console.print(f"{title}: scheduler at {state.where}", soft_wrap=True, markup=False)
@@ -64,8 +65,8 @@ def show_sweep(events: Iterator[SweepProgress], title: str) -> SweepProgress:
                 live.update(_sweep_table(state, title, console.height - 6), refresh=True)
                 continue
             for one in state.runs:
-                if said.get(one.label, "waiting") != one.state:
-                    said[one.label] = one.state
+                if said.get(one.label, "waiting") != one.shown:
+                    said[one.label] = one.shown
                     print(", ".join(filter(None, one.cells())), flush=True)
             if time.monotonic() - at >= PLAIN_INTERVAL:
                 at = time.monotonic()
@@ -80,12 +81,14 @@ def show_sweep(events: Iterator[SweepProgress], title: str) -> SweepProgress:
 def report_end(state: SweepProgress) -> None:
     """One line for each run that failed."""
     for one in state.failed():
-        print(f"failed: {one.label}: {one.error} (its notebook: {one.run.folder})")
+        print(f"failed: {one.label}: {one.error} (see {one.run.folder})")
+    if state.failed():
+        print("--retry-failed runs these again; what comes after all runs waits for them.")
 
 
 def show_plan(plan: Plan, cost: Estimate, workers: int) -> None:
     """What a sweep would run, and what that will cost."""
-    for run in plan.runs:
+    for run in [*plan.runs, *plan.last]:
         print(f"{read_record(run.folder).get('state', 'new')}: {run.label} ({run.folder.name})")
     print(f"{len(plan.runs):,} runs, {cost.left:,} of them left, in {plan.folder}")
     if cost.known:

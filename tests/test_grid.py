@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 from ovmse.cli import app
 from ovmse.config import Config
 from ovmse.notebooks import code_checksum, parameters_cell
+from ovmse.runs import write_json
 from ovmse.sweep import grid as grids
 from ovmse.sweep import load_grid, plan
+from ovmse.sweep.estimate import estimate
 from ovmse.sweep.fingerprint import difference, learning_code
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -143,7 +145,11 @@ QMIX = "notebook: 01_train\nparameters: {algorithm: qmix, task: climb_monotone"
         (QMIX + "}\nzip: [{task: [a]}]", "task is given twice: in a zip group and elsewhere"),
         (QMIX + "}\nzip: [{}]", "must be equally long, got nothing"),
         (QMIX + "}\nzip: {seed: [1]}", "zip: got {'seed': [1]}, input should be a valid list"),
+        (QMIX + "}\nzip: [{seed: 0..2, gamma: [1]}]", "equally long, got seed 3, gamma 1"),
         (QMIX + "}\nthen: [01_train]", "then: 01_train.ipynb has no parameter 'runs'"),
+        (QMIX + ", seed: 2024-13-45}", "is not YAML"),
+        (QMIX + ", seed: !!float abc}", "is not YAML"),
+        ("notebook: ~nouser/x.ipynb", "there is no notebook"),
         ("notebook: !!python/object/apply:os.system [ls]", "is not YAML"),
         ("notebook: 01_train\nparameters: {task: 6h_vs_8z}",
          "make it: ovmse data make --task 6h_vs_8z --quality medium"),
@@ -166,6 +172,8 @@ def test_a_mistake_is_one_sentence_before_anything_starts(
     [
         (["--scale", "huge"], "--scale: got 'huge', allowed: quick, paper"),
         (["-p", "seed"], "settings: got 'seed', allowed: NAME=VALUE"),
+        (["-p", "seed="], "seed: got no value"),
+        (["-p", "seed=1", "-p", "seed=2"], "seed: got it twice; give a list, such as [0, 1]"),
         (["-p", "seed=[1"], "seed: got '[1', allowed: a value, a range or a list"),
         (["-p", "sed=1"], "has no parameter 'sed'; did you mean 'seed'?"),
         (["--max-runs", "3"], "the grid has 8 runs, allowed: at most 3"),
@@ -219,3 +227,37 @@ def test_dry_run_prints_every_run_and_writes_nothing(tmp_path: Path) -> None:
     assert "new: switch_cql, seed 1 (switch_cql_2s3z_seed1_" in done.stdout
     assert "8 runs, 8 of them left" in done.stdout
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [("%magic", "the parameters are not plain Python"), ("x = {1, 2}", None), ("x = open", None)],
+)
+def test_odd_notebooks(tmp_path: Path, parameters: str, message: str | None) -> None:
+    write_notebook(tmp_path / "odd.ipynb", parameters)
+    text = "notebook: odd.ipynb"
+    if message is None:
+        assert len(expand(tmp_path, text)) == 1
+        return
+    with pytest.raises(ValueError, match=message):
+        expand(tmp_path, text)
+
+
+def test_the_estimate_is_the_mean_of_the_runs_most_alike(tmp_path: Path) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(QMIX + ", preset: quick, seed: 0..3}")
+    planned = plan(load_grid(grid), tmp_path / "runs")
+    for run, seconds in zip(planned.runs, (100, 200)):  # two of four are done
+        run.folder.mkdir(parents=True)
+        record = {"state": "done", "notebook": "01_train.ipynb", "seconds": seconds}
+        write_json(run.folder / "sweep.json", record)
+        assert run.config
+        write_json(run.folder / "config.json", run.config.model_dump())
+        (run.folder / "weights").write_bytes(b"0" * 10_000)
+    cost = estimate(planned, [tmp_path / "runs"], False)
+    assert (cost.left, cost.known, cost.finished) == (2, 2, 2)
+    assert cost.core_hours == pytest.approx(2 * 150 / 3600)
+    assert cost.size == pytest.approx(2 * 11_000, rel=0.1)
+    grid.write_text(QMIX + ", preset: paper, seed: 0}")
+    paper = plan(load_grid(grid), tmp_path / "runs")
+    assert estimate(paper, [tmp_path / "runs"], False).known == 0  # nothing is alike

@@ -53,6 +53,9 @@ def test_statuses(folder: Path) -> None:
     with FileLock(folder / "se_seed0" / ".lock"):
         (run,) = (run for run in list_runs(folder) if run.path.name == "se_seed0")
         assert run.status == "running"
+    with (folder / "macql_seed1" / "metrics.jsonl").open("a") as file:
+        file.write("{damaged\n")  # does not hide the others
+    assert len(list_runs(folder)) == 9
     (early,) = (run for run in list_runs(folder) if run.algorithm == "wsrl")
     assert (early.seed, early.task, early.env_steps, early.error) == (3, "2s3z", None,
                                                                       "ValueError: no")  # fmt: skip

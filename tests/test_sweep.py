@@ -168,7 +168,7 @@ def test_a_folder_that_turns_read_only_is_one_sentence_and_the_runs_resume(
         code, _, err = sweep.end()
         assert code == 2
         assert len(err.splitlines()) == 1
-        assert "cannot be written" in err and "Read-only file system" in err
+        assert "cannot write" in err and "Read-only file system" in err
         _require_whole_files(disk)
         code, _, err = Sweep(grid, disk / "runs", *HALF).end()  # still read-only
         assert code == 2

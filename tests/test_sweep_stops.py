@@ -76,6 +76,29 @@ def test_a_signal_stops_every_kernel_and_leaves_no_process(
     assert {run.status for run in list_runs(tmp_path)} == {"unfinished"}
 
 
+def test_a_signal_stops_the_notebooks_of_this_sweep_alone_on_a_shared_cluster(
+    grid: Path, tmp_path: Path
+) -> None:
+    worker = ("worker", *LOCAL, "--nthreads", "1", "--local-directory", str(tmp_path))
+    with scheduler(tmp_path) as (address, _), dask(*worker, address), dask(*worker, address):
+        for_long = ("--scheduler", address, "-p", "online_steps=1000000", "-p", "algorithm=qmix")
+        mine = Sweep(grid, tmp_path / "mine", *for_long, "-p", "seed=0")
+        other = Sweep(grid, tmp_path / "other", *for_long, "-p", "seed=1")
+        mine.until(mine.training)
+        other.until(other.training)
+        mine.process.terminate()
+        assert mine.end(timeout=30)[0] == 130
+        (ended,), (going,) = list_runs(tmp_path / "mine"), list_runs(tmp_path / "other")
+        deadline = time.monotonic() + 5
+        while ended.status == "running":
+            assert time.monotonic() < deadline
+            (ended,) = list_runs(tmp_path / "mine")
+        assert (ended.status, going.status) == ("unfinished", "running")
+        assert not list(ended.path.glob("*.failed.ipynb"))
+        other.process.terminate()
+        assert other.end(timeout=30)[0] == 130
+
+
 def test_a_signal_while_it_starts_leaves_no_process(grid: Path, tmp_path: Path) -> None:
     sweep = Sweep(grid, tmp_path)
     sweep.until(sweep.workers)
@@ -131,7 +154,7 @@ def test_failed_runs_are_kept_listed_and_retried_when_asked(tmp_path: Path) -> N
     folder = tmp_path / "runs"
     code, out, _ = Sweep(grid, folder).end()
     assert code == 1
-    assert "failed: number 1: KeyError: 'no flag' (its notebook: " in out
+    assert "failed: number 1: KeyError: 'no flag' (see " in out
     (failed,) = (run for run in list_runs(folder) if run.status == "failed")
     assert (failed.path / "flagged.failed.ipynb").exists()
     flag.touch()

@@ -35,6 +35,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -281,10 +282,16 @@ def load_dataset(name_or_path: str | Path, spec: EnvSpec | None = None) -> Datas
 def file_checksum(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal; raises DatasetError if it cannot be read."""
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        about = path.stat()
+        return _checksum(path, about.st_size, about.st_mtime_ns, about.st_ino)
     except OSError as error:
         raise DatasetError(f"{path} cannot be opened ({error.strerror})") from None
+
+
+@lru_cache(maxsize=64)  # a sweep asks for the same few files at every run
+def _checksum(path: Path, size: int, mtime_ns: int, inode: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def find_dataset(name_or_path: str | Path) -> Path:

@@ -9,17 +9,22 @@ Nothing is lost whatever dies: a run continues from its last test, under the sam
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import threading
 import time
+import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import psutil
-from distributed import Client, Future, LocalCluster, wait
+from distributed import Client, Future, LocalCluster, Security, wait
+from distributed.comm import connect
+from distributed.scheduler import KilledWorker
 
 from ovmse.runs import RunError
 from ovmse.sweep.fingerprint import difference, fingerprint, mark_folder
@@ -28,10 +33,12 @@ from ovmse.sweep.progress import SweepProgress, Watched
 from ovmse.sweep.worker import (
     IgnoreInterrupt,
     Outcome,
+    Terms,
     descendants,
     execute,
     kill,
     record_failure,
+    recorded,
     stop_notebooks,
 )
 
@@ -41,7 +48,7 @@ __all__ = ["Grid", "NotebookRun", "Plan", "SweepProgress", "Watched", "default_w
 # Dask gives up on a run when four of its workers have died. It is handed out again, unless that
 # happens so often in a row without a further test.
 GIVE_UPS = 3
-ELSEWHERE = 5.0  # seconds until a run that another sweep has is asked for again
+ELSEWHERE = 5.0  # seconds until a run that another sweep has is first asked for again
 
 
 def default_workers() -> int:
@@ -70,36 +77,37 @@ def sweep(
     """
     state = SweepProgress([Watched(run, retry_failed) for run in plan.runs])
     waiting = sum(one.state == "waiting" for one in state.runs)
-    if waiting or (plan.last and not state.failed()):
+    if waiting or (_stale(plan) and not state.failed()):
         try:
             mark_folder(plan.folder)
         except OSError as error:
             raise RunError(f"{plan.folder} cannot be written: {error.strerror}") from None
         expected = plan.fingerprint()
         workers = min(workers or default_workers(), max(1, waiting))
-        with _cluster(scheduler, workers) as client:
+        name = uuid.uuid4().hex
+        with _cluster(name, scheduler, workers) as client:
             state.where = client.scheduler.address
             _require_alike(client, plan, expected)
-            hand_out = _HandOut(client, plan, expected, timeout, workers)
+            terms = Terms(name, expected, plan.asked(), timeout)
+            hand_out = _HandOut(client, plan, terms, workers)
             yield from hand_out.run(state, interval)
-            if plan.last and not state.failed():
-                state.runs += [Watched(run, retry_failed) for run in plan.last]
+            if not state.failed():
+                state.runs += [Watched(run, retry_failed, anew=True) for run in _stale(plan)]
                 yield from hand_out.run(state, interval)
     yield state
+
+
+def _stale(plan: Plan) -> list[NotebookRun]:
+    """Of the notebooks that look at all runs those that have not seen the newest."""
+    newest = max((recorded(run.folder) for run in plan.runs), default=0.0)
+    return [run for run in plan.last if recorded(run.folder) <= newest]
 
 
 class _HandOut:
     """Hands runs to workers, no more than can run, so that they start in order."""
 
-    def __init__(
-        self,
-        client: Client,
-        plan: Plan,
-        expected: dict[str, str],
-        timeout: float | None,
-        workers: int,
-    ) -> None:
-        self.client, self.plan, self.expected, self.timeout = client, plan, expected, timeout
+    def __init__(self, client: Client, plan: Plan, terms: Terms, workers: int) -> None:
+        self.client, self.plan, self.terms = client, plan, terms
         self.workers = workers  # of a local cluster
         self.submitted = 0
 
@@ -107,13 +115,15 @@ class _HandOut:
         queue = deque(one for one in state.runs if one.state == "waiting")
         active: dict[Future, Watched] = {}
         while queue or active:
-            for _ in range(min(self._room() - len(active), len(queue))):
+            state.workers = self._workers()
+            # One goes out even where no worker is yet: clusters that adapt wait for work.
+            for _ in range(min(max(1, state.workers) - len(active), len(queue))):
                 if queue[0].not_before > time.monotonic():
                     queue.rotate(-1)
                     continue
                 one = queue.popleft()
                 one.start()
-                active[self._submit(one.run)] = one
+                active[self._submit(one)] = one
             yield state
             if active:
                 with self.client.as_current(), suppress(TimeoutError, CancelledError):
@@ -125,52 +135,57 @@ class _HandOut:
                 if self._settle(one, future) == "waiting":
                     queue.append(one)
 
-    def _room(self) -> int:
-        """How many runs the workers can take; raises RunError if the scheduler is lost."""
+    def _workers(self) -> int:
+        """How many workers are there; raises RunError if the scheduler is lost."""
         try:
             if self.client.status == "running":
                 there = len(self.client.ncores())
                 if self.client.cluster is not None and there < self.workers:
                     # Dask restarts a worker that dies, but not one that dies while it starts.
                     self.client.cluster.scale(self.workers)
-                return max(1, there)
+                return there
         except (OSError, TimeoutError):
             pass
         raise RunError(
             f"the scheduler at {self.client.scheduler.address} is gone; the same command continues"
         )
 
-    def _submit(self, run: NotebookRun) -> Future:
+    def _submit(self, one: Watched) -> Future:
         self.submitted += 1
-        return self.client.submit(
-            execute, run, self.expected, self.plan.asked(), self.timeout,
-            key=f"{run.folder.name}-{os.getpid()}-{self.submitted}", pure=False,
-        )  # fmt: skip
+        key = f"sweep-{self.terms.sweep}-{self.submitted}"
+        return self.client.submit(execute, one.run, self.terms, one.attempts, key=key)
 
     def _settle(self, one: Watched, future: Future) -> str:
         """The run's state after this attempt; "waiting" if it is to be handed out again."""
         if future.status == "finished":
-            outcome: Outcome = future.result()
+            try:
+                outcome: Outcome = future.result(timeout=5)
+            except Exception:  # the worker died with the answer; the run's record has it
+                outcome = Outcome("stopped")
         elif future.status == "error":
             outcome = self._died(one, future.exception())
         else:  # cancelled or lost, with the scheduler
             outcome = Outcome("stopped")
         if outcome.state == "folder":
             raise RunError(
-                f"{self.plan.folder} cannot be written ({outcome.error}); what is done is kept, "
-                "and the same command continues once there is room"
+                f"cannot write ({outcome.error}); what is done in {self.plan.folder} is kept, and "
+                "the same command continues once that is mended"
             )
         if outcome.state == "mismatch":
             self._retire(outcome)
-        if outcome.state == "elsewhere":
-            one.not_before = time.monotonic() + ELSEWHERE
+        one.elsewhere = one.elsewhere + 1 if outcome.state == "elsewhere" else 0
+        if one.elsewhere:
+            one.not_before = time.monotonic() + ELSEWHERE * min(one.elsewhere, 6)
         one.error = outcome.error if outcome.state == "failed" else ""
-        one.elsewhere = outcome.state == "elsewhere"
         one.state = outcome.state if outcome.state in ("done", "failed") else "waiting"
         return one.state
 
     def _died(self, one: Watched, error: BaseException | None) -> Outcome:
-        """The run's workers died: once more, if it got further meanwhile."""
+        """The run's workers died, or could not even begin."""
+        if not isinstance(error, KilledWorker):
+            _require_alike(self.client, self.plan, self.terms.expected)
+            record_failure(one.run, _first_line(error))
+            return Outcome("failed", _first_line(error))
         reached = one.reached()
         one.give_ups = 1 + (one.give_ups if reached == one.reached_then else 0)
         one.reached_then = reached
@@ -181,11 +196,11 @@ class _HandOut:
         return Outcome("failed", what)
 
     def _retire(self, outcome: Outcome) -> None:
-        mine = difference(self.expected, self.plan.fingerprint())
+        mine = difference(self.terms.expected, self.plan.fingerprint())
         if mine:
             raise RunError(
                 f"changed while the sweep ran: {mine}; what is done is kept, and the same command "
-                "runs the rest as things stand now"
+                "runs anew what that decides"
             )
         logging.getLogger(__name__).warning(
             "worker %s is not used: it has %s", outcome.worker, outcome.error
@@ -208,8 +223,8 @@ def _require_alike(client: Client, plan: Plan, expected: dict[str, str]) -> None
 
 
 @contextmanager
-def _cluster(scheduler: str | None, workers: int) -> Iterator[Client]:
-    """A client of the given scheduler, or of a local cluster on 127.0.0.1 without a dashboard.
+def _cluster(sweep: str, scheduler: str | None, workers: int) -> Iterator[Client]:
+    """A client of the given scheduler, or of a local cluster that listens on 127.0.0.1.
 
     Whatever ends the block early stops the notebooks that still run.
     """
@@ -219,18 +234,40 @@ def _cluster(scheduler: str | None, workers: int) -> Iterator[Client]:
             client = stack.enter_context(Client(cluster, set_as_default=False))
             client.register_plugin(IgnoreInterrupt())
         else:
-            try:
-                client = stack.enter_context(Client(scheduler, timeout=10, set_as_default=False))
-            except (OSError, ValueError, TimeoutError) as error:
-                raise RunError(f"--scheduler {scheduler} does not answer ({error})") from None
+            _require_answer(scheduler)
+            client = stack.enter_context(Client(scheduler, set_as_default=False))
         try:
             yield client
         except BaseException:
-            with suppress(Exception):
-                client.run(stop_notebooks, on_error="ignore")
+            _tell_workers(client, sweep)
             if scheduler is None:
-                _end(nanny.pid for nanny in cluster.workers.values() if nanny.pid)
+                _end([nanny.pid for nanny in list(cluster.workers.values()) if nanny.pid])
             raise
+
+
+def _tell_workers(client: Client, sweep: str) -> None:
+    """Stops this sweep's notebooks; a worker that does not answer is not waited for."""
+
+    def tell() -> None:
+        with suppress(Exception):
+            client.run(stop_notebooks, sweep, on_error="ignore")
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    thread.join(timeout=3)
+
+
+def _require_answer(scheduler: str) -> None:
+    """Tries the address first: a Client that never connected hangs when it is closed."""
+
+    async def reach() -> None:
+        comm = await connect(scheduler, timeout=10, **Security().get_connection_args("client"))
+        await comm.close()
+
+    with ThreadPoolExecutor(1) as pool:  # a notebook's own thread runs an event loop already
+        error = pool.submit(asyncio.run, reach()).exception()
+    if error is not None:  # of many kinds: no answer, no certificate, no address
+        raise RunError(f"--scheduler {scheduler} does not answer ({_first_line(error)})")
 
 
 def _local_cluster(workers: int) -> LocalCluster:
@@ -255,11 +292,11 @@ def _local_cluster(workers: int) -> LocalCluster:
             raise
 
 
-def _first_line(error: BaseException) -> str:
+def _first_line(error: BaseException | None) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _end(workers: Iterable[int]) -> None:
+def _end(workers: list[int]) -> None:
     """Waits a moment for the notebooks of these worker processes, then kills what is left."""
     kernels = [p for worker in workers for p in descendants(worker)]
     _, left = psutil.wait_procs(kernels, timeout=1.5)

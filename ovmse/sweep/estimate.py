@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
 
-from ovmse.listing import read_json
-from ovmse.sweep.grid import NotebookRun, Plan
+from ovmse.listing import folders_with, read_json
+from ovmse.sweep.grid import Plan
 from ovmse.sweep.progress import Watched
 from ovmse.sweep.worker import RECORD, read_record
 
@@ -31,28 +34,39 @@ def estimate(plan: Plan, folders: Iterable[Path], retry_failed: bool) -> Estimat
     """The cost of what is left of a plan, from the finished runs below the folders.
 
     A run is taken to cost the mean of the finished runs of its notebook with its preset, task and
-    algorithm; of its preset and task, or preset alone, where there are none.
+    algorithm; of its preset and task, or preset alone, where there are none. A shared pre-training
+    counts with the run that made it in time, and in equal parts in size.
     """
     left = [run for run in plan.runs if Watched(run, retry_failed).state == "waiting"]
-    finished = []
-    for record in sorted({p for folder in folders for p in folder.rglob(RECORD)}):
-        known = read_record(record.parent)
-        if known.get("state") == "done":
-            size = sum(p.stat().st_size for p in record.parent.rglob("*") if p.is_file())
-            settings = {"notebook": known["notebook"], **read_json(record.parent / "config.json")}
-            finished.append((settings, known["seconds"], size))
-    costs = []
+    costs: dict[tuple, list[tuple[float, float]]] = defaultdict(list)
+    finished = 0
+    for folder in {found for top in folders for found in folders_with(top, RECORD)}:
+        record = read_record(folder)
+        if record.get("state") != "done":
+            continue
+        finished += 1
+        settings = read_json(folder / "config.json")
+        size = _size(folder) + _size(folder.parent / "pretrain") / len(os.listdir(folder.parent))
+        for names in ALIKE:
+            kind = record["notebook"], names, *(settings.get(name) for name in names)
+            costs[kind].append((record["seconds"], size))
+    means = []
     for run in left:
         for names in ALIKE:
-            like = [one[1:] for one in finished if _alike(run, one[0], names)]
-            if like:
-                costs.append([sum(column) / len(like) for column in zip(*like, strict=True)])
+            values = [getattr(run.config, name, None) for name in names]
+            if known := costs.get((run.notebook.name, names, *values)):
+                means.append([sum(column) / len(known) for column in zip(*known, strict=True)])
                 break
-    hours = sum(cost[0] for cost in costs) / 3600
-    return Estimate(len(left), len(costs), len(finished), hours, sum(cost[1] for cost in costs))
+    hours = sum(seconds for seconds, _ in means) / 3600
+    return Estimate(len(left), len(means), finished, hours, sum(size for _, size in means))
 
 
-def _alike(run: NotebookRun, finished: dict[str, Any], names: Iterable[str]) -> bool:
-    if finished["notebook"] != run.notebook.name:
-        return False
-    return run.config is None or all(finished.get(n) == getattr(run.config, n) for n in names)
+@cache
+def _size(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    total = 0
+    for path, _, files in os.walk(folder):
+        for name in files:
+            with suppress(OSError):
+                total += os.stat(os.path.join(path, name)).st_size
+    return total

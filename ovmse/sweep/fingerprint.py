@@ -29,12 +29,15 @@ FOLDER_MARK = ".sweep-folder"
 
 def learning_code() -> dict[str, str]:
     """SHA-256 of every module that a run learns with, by its path within the project."""
-    files = {p.relative_to(PACKAGE).as_posix(): p for p in sorted(PACKAGE.rglob("*.py"))}
-    return {
-        f"ovmse/{name}": hashlib.sha256(path.read_bytes()).hexdigest()
-        for name, path in files.items()
-        if not name.startswith(NOT_LEARNING)
-    }
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        if not name.startswith(NOT_LEARNING):
+            try:
+                found[f"ovmse/{name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+            except FileNotFoundError:  # being replaced just now
+                found[f"ovmse/{name}"] = "missing"
+    return found
 
 
 def learning_code_key() -> str:
@@ -50,9 +53,13 @@ def mark_folder(folder: Path) -> None:
         mine = uuid.uuid4().hex
         temporary = mark.with_suffix(f".{mine}")
         temporary.write_text(mine)
-        with suppress(FileExistsError):
+        try:
             os.link(temporary, mark)  # unlike a replacement it never takes another sweep's place
-        temporary.unlink()
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            os.replace(temporary, mark)
+        temporary.unlink(missing_ok=True)
 
 
 def fingerprint(notebooks: Iterable[str], datasets: Iterable[str], folder: str) -> dict[str, str]:

@@ -47,7 +47,7 @@ class Scale(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     parameters: dict[str, Any] = {}
-    zip: list[dict[str, list[Any]]] | None = None
+    zip: list[dict[str, Any]] | None = None
 
 
 class Grid(Scale):
@@ -68,12 +68,11 @@ class NotebookRun:
     folder: Path
     parameters: dict[str, Any]
     config: Config | None = None  # of a notebook that trains
-    anew: bool = False  # whether it runs though it was done before
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every run of a grid. ``last`` come when all others are done."""
+    """Every run of a grid. ``last`` come when all others are done, and whenever one was since."""
 
     folder: Path
     runs: list[NotebookRun]
@@ -99,7 +98,7 @@ def load_grid(path: str | Path) -> Grid:
         raise ValueError(f"{path} cannot be read ({error})") from None
     try:
         content = yaml.load(text, _StrictLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: got {_short(content)}, allowed: notebook, parameters, zip, ...")
@@ -121,7 +120,7 @@ def grid_value(name: str, text: str) -> Any:
     """A value as the grid file would say it: `0.1`, `0..5`, `[2s3z, 3s5z]`."""
     try:
         return yaml.load(text, _StrictLoader)
-    except (yaml.YAMLError, RecursionError):
+    except (yaml.YAMLError, RecursionError, ValueError):
         raise ValueError(f"{name}: got {text!r}, allowed: a value, a range or a list") from None
 
 
@@ -159,7 +158,7 @@ def plan(
         runs.append(builder.run(settings, label))
     if len({run.folder for run in runs}) < len(runs):
         raise ValueError(f"{grid.path}: two of the runs are the same; give every value once")
-    last = [_last_run(name, grid.path, home) for name in grid.then]
+    last = [_last_run(name, grid.path, home, code) for name in grid.then]
     return Plan(home, runs, last, tuple(sorted(builder.datasets)))
 
 
@@ -193,8 +192,7 @@ class _Builder:
             if ALGORITHMS[config.algorithm].pretrained or config.mixing_ratio:
                 data = self._checksum(dataset_name(config))
         # The whole parameters, so that naming a default in the grid runs nothing anew.
-        content = json.dumps([*self.base, data, parameters], sort_keys=True)
-        key = hashlib.sha256(content.encode()).hexdigest()[:10]
+        key = _key(*self.base, data, parameters)
         if config is not None:
             name = f"{config.algorithm}_{config.task}_seed{config.seed}"
         else:
@@ -222,6 +220,11 @@ class _Builder:
         return self.datasets[name]
 
 
+def _key(*content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
 def _how_to_make(name: str) -> str:
     for ladder in LADDERS.iterdir() if LADDERS.is_dir() else ():
         quality = name.removeprefix(f"{ladder.name}_")
@@ -230,18 +233,17 @@ def _how_to_make(name: str) -> str:
     return ""
 
 
-def _last_run(name: str, grid: Path, home: Path) -> NotebookRun:
+def _last_run(name: str, grid: Path, home: Path, code: str) -> NotebookRun:
     notebook = _find_notebook(name, grid)
     if "runs" not in parameters_cell(notebook):
         raise ValueError(f"then: {notebook.name} has no parameter 'runs'")
-    return NotebookRun(
-        notebook.stem, notebook, home / notebook.stem, {"runs": str(home)}, anew=True
-    )
+    folder = home / f"{notebook.stem}_{_key(code_checksum(notebook), code)}"
+    return NotebookRun(notebook.stem, notebook, folder, {"runs": str(home)})
 
 
 def _find_notebook(name: str, grid: Path) -> Path:
     if name.endswith(".ipynb"):
-        return (grid.parent / Path(name).expanduser()).resolve()
+        return (grid.parent / os.path.expanduser(name)).resolve()
     folder = PROJECT / "notebooks"
     if not (folder / f"{name}.ipynb").exists():
         known = sorted(p.stem for p in folder.glob("*.ipynb"))
@@ -262,7 +264,7 @@ def _scale(grid: Grid, name: str | None) -> Scale:
 
 
 def _axes(
-    parameters: dict[str, Any], groups: list[dict[str, list[Any]]]
+    parameters: dict[str, Any], groups: list[dict[str, Any]]
 ) -> list[Sequence[dict[str, Any]]]:
     """What is crossed: one axis for each parameter and for each zip group."""
     axes: list[Sequence[dict[str, Any]]] = []

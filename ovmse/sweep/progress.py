@@ -23,14 +23,15 @@ OFFLINE_SHARE = 1 / 3  # of the time of a run, at the settings of `quick`
 class Watched:
     """A run seen from outside, by the files it writes."""
 
-    def __init__(self, run: NotebookRun, retry_failed: bool) -> None:
+    def __init__(self, run: NotebookRun, retry_failed: bool, anew: bool = False) -> None:
         self.run, self.label = run, run.label
-        record = {} if run.anew else read_record(run.folder)
-        self.state = "waiting"
-        if record.get("state") == "done" or (record.get("state") == "failed" and not retry_failed):
-            self.state = record["state"]
+        record = read_record(run.folder)
+        self.attempts = record.get("attempts", 0)
+        self.state, before = "waiting", record.get("state")
+        if not anew and (before == "done" or (before == "failed" and not retry_failed)):
+            self.state = before
         self.error = record.get("error", "") if self.state == "failed" else ""
-        self.elsewhere = False  # another sweep is at it
+        self.elsewhere = 0  # how often in a row another sweep was at it
         self.not_before = 0.0
         self.give_ups, self.reached_then = 0, ""  # how often Dask gave up, and where
         self.begun_at = 0.0 if self.state == "waiting" else 1.0  # share when it was handed out
@@ -43,6 +44,13 @@ class Watched:
             return [own]
         return [own, pretrain_directory(config, own.parent)]
 
+    @property
+    def shown(self) -> str:
+        """The state that people see."""
+        return (
+            "elsewhere" if self.elsewhere and self.state in ("waiting", "running") else self.state
+        )
+
     def start(self) -> None:
         """It is handed to a worker."""
         self.state, self.begun_at = "running", self.share()
@@ -50,7 +58,7 @@ class Watched:
     def row(self) -> dict[str, Any]:
         """Its own last measurement, or that of the pre-training it waits for; empty before one."""
         for path in self.folders:
-            with suppress(RunError):
+            with suppress(RunError, ValueError):  # none yet, or a line that is damaged
                 if rows := read_metrics(path):
                     return rows[-1]
         return {}
@@ -74,14 +82,13 @@ class Watched:
 
     def cells(self) -> list[str]:
         """One line of a table, under ``HEADER``."""
-        state = "elsewhere" if self.elsewhere and self.state == "waiting" else self.state
         row = {} if self.state == "waiting" else self.row()
         if not row:
-            return [self.label, state, "", "", "", ""]
+            return [self.label, self.shown, "", "", "", ""]
         offline = row["phase"] == "offline"
         return [
             self.label,
-            state,
+            self.shown,
             "pre-training" if offline else "online",
             f"{row['updates']:,} updates" if offline else f"{row['env_steps']:,} steps",
             f"{row['test_win_rate']:.0%}",
@@ -96,6 +103,7 @@ class SweepProgress:
     runs: list[Watched]
     began: float = field(default_factory=time.monotonic)
     where: str = ""
+    workers: int | None = None  # that are there
 
     def failed(self) -> list[Watched]:
         return [one for one in self.runs if one.state == "failed"]
@@ -108,14 +116,16 @@ class SweepProgress:
 
     def summary(self) -> str:
         """`3 done, 2 running, 3 waiting of 8; 4.0 min so far, about 7 min left`."""
-        counts = Counter(one.state for one in self.runs)
+        counts = Counter(one.shown for one in self.runs)
         said = ", ".join(
             f"{counts[state]} {state}"
-            for state in ("done", "running", "failed", "waiting")
+            for state in ("done", "running", "elsewhere", "failed", "waiting")
             if counts[state]
         )
         spent = time.monotonic() - self.began
-        return f"{said} of {len(self.runs)}; {spent / 60:.1f} min so far, {self._left(spent)}"
+        none = "; no worker is there yet" if self.workers == 0 else ""
+        time_said = f"{spent / 60:.1f} min so far, {self._left(spent)}"
+        return f"{said} of {len(self.runs)}; {time_said}{none}"
 
     def _left(self, spent: float) -> str:
         shares = {one: 0.0 if one.state == "waiting" else one.share() for one in self.runs}

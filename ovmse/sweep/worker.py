@@ -33,11 +33,11 @@ RECORD = "sweep.json"
 LOCK = ".sweep.lock"
 # The folder is at fault, not the run: whatever is written next would fail as well.
 FOLDER_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES)
-LONGEST_SOCKET = 100  # characters; the system allows 107, and a number is added
+LONGEST_TEMPORARY = 60  # characters of a folder for sockets; the system allows 107 for their path
 START_TIMEOUT = 300  # seconds for a kernel to answer; 60 was too few on a crowded machine
 
 State = Literal["done", "failed", "stopped", "elsewhere", "mismatch", "folder"]
-_stop = threading.Event()
+_stopped: set[str] = set()  # the sweeps that ended early
 
 
 @dataclass(frozen=True)
@@ -53,40 +53,49 @@ class Outcome:
     worker: str = ""
 
 
-def execute(
-    run: NotebookRun,
-    expected: dict[str, str],
-    asked: tuple[list[str], list[str], str],
-    timeout: float | None,
-) -> Outcome:
+@dataclass(frozen=True)
+class Terms:
+    """What holds for every run of a sweep.
+
+    sweep: its own name. expected, asked: the submitter's fingerprint and its arguments, compared
+    anew before each run, since a kernel imports the code as it stands then. timeout: seconds for a
+    whole notebook, or None.
+    """
+
+    sweep: str
+    expected: dict[str, str]
+    asked: tuple[list[str], list[str], str]
+    timeout: float | None
+
+
+def execute(run: NotebookRun, terms: Terms, attempts: int) -> Outcome:
     """Runs one notebook in its folder, unless another process does; records how it ended.
 
-    expected, asked: the submitter's fingerprint and its arguments; compared anew for each run,
-    since a kernel imports the code as it stands now. timeout: seconds for the whole notebook.
+    attempts: how often the run had been tried when this sweep began; if it failed in another one
+    since, that is its outcome.
 
     The executed notebook gets its name only when it is whole. One that fails is kept, cells up to
     the failure executed, under the same name with ``.failed.ipynb``. What the kernel says of itself
     goes to a ``.log`` beside it.
     """
     here = str(get_worker().address)
-    if differs := difference(expected, fingerprint(*asked)):
+    if differs := difference(terms.expected, fingerprint(*terms.asked)):
         return Outcome("mismatch", differs, here)
-    _stop.clear()
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(run.folder / LOCK, timeout=0):
-            if read_record(run.folder).get("state") == "done" and not run.anew:
-                return Outcome("done", worker=here)
-            return _recorded(run, timeout, here)
+            known = read_record(run.folder)
+            if known.get("attempts", 0) > attempts and known["state"] in ("done", "failed"):
+                return Outcome(known["state"], known["error"], here)
+            return _recorded(run, terms, known, here)
     except Timeout:
         return Outcome("elsewhere", worker=here)
     except OSError as error:
         return Outcome("folder" if error.errno in FOLDER_ERRORS else "failed", _line(error), here)
 
 
-def _recorded(run: NotebookRun, timeout: float | None, here: str) -> Outcome:
+def _recorded(run: NotebookRun, terms: Terms, known: dict[str, Any], here: str) -> Outcome:
     """Executes under the lock; ``sweep.json`` says before and after how things stand."""
-    known = read_record(run.folder)
     record = {
         "notebook": run.notebook.name,
         "parameters": run.parameters,
@@ -96,7 +105,7 @@ def _recorded(run: NotebookRun, timeout: float | None, here: str) -> Outcome:
     }
     write_json(run.folder / RECORD, {**record, "state": "unfinished", "error": ""})
     began = time.monotonic()
-    state, error = _execute(run, timeout)
+    state, error = _execute(run, terms)
     record["seconds"] = round(record["seconds"] + time.monotonic() - began, 1)
     record["finished"] = time.strftime("%Y-%m-%d %H:%M:%S")
     if state != "folder":
@@ -105,7 +114,7 @@ def _recorded(run: NotebookRun, timeout: float | None, here: str) -> Outcome:
     return Outcome(state, error, here)
 
 
-def _execute(run: NotebookRun, timeout: float | None) -> tuple[State, str]:
+def _execute(run: NotebookRun, terms: Terms) -> tuple[State, str]:
     import papermill
 
     name = run.notebook.stem
@@ -120,8 +129,8 @@ def _execute(run: NotebookRun, timeout: float | None) -> tuple[State, str]:
     os.environ["OMP_NUM_THREADS"] = "1"
     with (
         _stderr_to(run.folder / f"{name}.log"),
-        tempfile.TemporaryDirectory(prefix="ovmse-", ignore_cleanup_errors=True) as sockets,
-        _Watch(timeout) as watch,
+        _socket_folder() as sockets,
+        _Watch(terms) as watch,
     ):
         try:
             papermill.execute_notebook(
@@ -131,7 +140,10 @@ def _execute(run: NotebookRun, timeout: float | None) -> tuple[State, str]:
                 cwd=str(run.notebook.parent),
                 progress_bar=False,
                 start_timeout=START_TIMEOUT,
-                config=_kernel_config(Path(sockets) / "kernel"),
+                # Kernels listen on files, not on ports: jupyter_client looks for free ports and has
+                # them bound a second later, and a kernel that finds its own taken may hang.
+                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+                shutdown_kernel="immediate",  # what it wrote is on disk; unloading takes 3 s
             )
             os.replace(partial, output)
             failed.unlink(missing_ok=True)
@@ -143,20 +155,20 @@ def _execute(run: NotebookRun, timeout: float | None) -> tuple[State, str]:
                 said = _line(error)
             if _blames_folder(said, run.folder):
                 return "folder", said
-            with suppress(OSError):
-                os.replace(partial, failed)
+            if watch.verdict != "stopped":
+                with suppress(OSError):
+                    os.replace(partial, failed)
             return watch.verdict or "failed", watch.reason or said
         finally:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
 
 
-def _kernel_config(sockets: Path) -> Config:
-    """Kernels listen on files, not on ports: jupyter_client picks free ports first and has them
-    bound a second later, so that of thousands of kernels some find theirs taken."""
-    if len(str(sockets)) > LONGEST_SOCKET:
-        return Config()
-    return Config({"KernelManager": {"transport": "ipc", "ip": str(sockets)}})
+def _socket_folder() -> tempfile.TemporaryDirectory[str]:
+    """Only its owner can enter it, and so talk to the kernel."""
+    usual = tempfile.gettempdir()
+    where = usual if len(usual) <= LONGEST_TEMPORARY else "/tmp"
+    return tempfile.TemporaryDirectory(prefix="ovmse-", dir=where, ignore_cleanup_errors=True)
 
 
 def _blames_folder(said: str, folder: Path) -> bool:
@@ -173,36 +185,36 @@ class _Watch:
     Cancelling a Dask future would leave the notebook running.
     """
 
-    def __init__(self, timeout: float | None) -> None:
-        self.timeout = timeout
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
         self.verdict: State | None = None
         self.reason = ""
 
     def __enter__(self) -> _Watch:
-        self._began, self._over = time.time(), threading.Event()
+        self._before = {process.pid for process in descendants()}
+        self._began, self._over = time.monotonic(), threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
 
     def _watch(self) -> None:
+        limit = self.terms.timeout
         while not self._over.wait(0.1):
-            late = self.timeout is not None and time.time() - self._began > self.timeout
-            if _stop.is_set():
+            if self.terms.sweep in _stopped:
                 self.verdict, self.reason = "stopped", "stopped with the sweep"
-            elif late and self.verdict is None:
-                self.verdict = "failed"
-                self.reason = f"stopped after {self.timeout:g} s (--timeout)"
+            elif limit is not None and time.monotonic() - self._began > limit:
+                self.verdict, self.reason = "failed", f"stopped after {limit:g} s (--timeout)"
             if self.verdict is not None:
-                kill(p for p in descendants() if p.create_time() >= self._began - 1)  # kernels
+                kill(p for p in descendants() if p.pid not in self._before)
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
 
 
-def stop_notebooks() -> None:
-    """Called in a worker: its notebook is stopped within a second or so."""
-    _stop.set()
+def stop_notebooks(sweep: str) -> None:
+    """Called in a worker: its notebook, if it is of this sweep, is stopped within a second."""
+    _stopped.add(sweep)
 
 
 class IgnoreInterrupt(WorkerPlugin):
@@ -229,6 +241,15 @@ def kill(processes: Iterable[psutil.Process]) -> None:
 def read_record(folder: Path) -> dict[str, Any]:
     """What ``sweep.json`` says; empty if it is not there or not readable."""
     return read_json(folder / RECORD)
+
+
+def recorded(folder: Path) -> float:
+    """When a run was last finished, in seconds since the epoch; 0 if it is not."""
+    if read_record(folder).get("state") != "done":
+        return 0.0
+    with suppress(OSError):
+        return (folder / RECORD).stat().st_mtime
+    return 0.0
 
 
 def record_failure(run: NotebookRun, error: str) -> None:
