@@ -21,6 +21,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+import dask
 import psutil
 from distributed import Client, Future, LocalCluster, Security, wait
 from distributed.comm import connect
@@ -272,7 +273,9 @@ def _require_answer(scheduler: str) -> None:
 
 def _local_cluster(workers: int) -> LocalCluster:
     """Started in a thread of its own: Dask cannot close one whose start was interrupted."""
-    with ThreadPoolExecutor(1) as pool:
+    # Dask's profiler would keep each second of the last hour: half a megabyte a notebook.
+    quiet = dask.config.set({"distributed.worker.profile.enabled": False})
+    with quiet, ThreadPoolExecutor(1) as pool:
         starting = pool.submit(
             LocalCluster,
             n_workers=workers,
