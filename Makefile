@@ -10,7 +10,7 @@ help:
 	@echo "make demo   train and compare on a small scale, then show where the results are"
 	@echo "make lab    open JupyterLab on the notebooks"
 	@echo "make test   style, types and every test"
-	@echo "make bench  what an update, the replay and collecting cost, beside plain versions"
+	@echo "make bench  what an update, the replay, collecting and batches cost"
 	@echo "make setup  only create .venv and install the tested packages"
 	@echo
 	@echo "Each sets up .venv first (about 2.5 GB, some minutes); the next time it is reused."
@@ -39,6 +39,6 @@ test: setup
 lab: setup
 	@$(RUN) jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
-# Some minutes on a machine with nothing else to do; BENCH_FLAGS='--out bench.md' keeps the table.
+# Three quarters of an hour on a machine with nothing else to do; BENCH_FLAGS='--out bench.md' keeps the table.
 bench: setup
 	@$(RUN) bench $(BENCH_FLAGS)

@@ -15,13 +15,20 @@ import psutil
 import yaml
 
 from bench.rows import Effort
-from ovmse.runs import read_metrics
+from ovmse.runs import read_metrics, snapshot_steps
 from ovmse.sweep import Plan, load_grid, plan, sweep
 
 HEADER = ("part of a notebook", "seconds, median", "middle half")
 WORKERS = 2
 TINY = {"algorithm": "qmix", "task": "climb_monotone", "preset": "tiny", "num_envs": 8,
         "online_steps": 2_000, "test_battles": 8, "final_battles": 8}  # fmt: skip
+BARE = (
+    'run_dir = ""\n' + "\n".join(f"{name} = None" for name in (*TINY, "test_interval", "seed")),
+    f"""from ovmse import Config, train
+given = {{name: globals()[name] for name in {[*TINY, "test_interval", "seed"]}}}
+for _ in train(Config.from_parameters(**given), run_dir):
+    pass""",
+)
 
 
 def batch(effort: Effort) -> tuple[list[list[str]], str]:
@@ -62,15 +69,19 @@ def kills(effort: Effort) -> str:
                 "test_interval": 500, "seed": f"0..{runs - 1}"}  # fmt: skip
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
-        whole, killed = (_plan(Path(folder) / name, settings) for name in ("whole", "killed"))
+        bare = Path(folder) / "bare.ipynb"  # without charts, so that more than imports is killed
+        bare.write_text(json.dumps(notebook(*BARE)))
+        whole, killed = (
+            _plan(Path(folder) / name, settings, str(bare)) for name in ("whole", "killed")
+        )
         for _ in sweep(whole, WORKERS):
             pass
         done, due, began = 0, 0.0, time.monotonic()
         for _ in sweep(killed, WORKERS, interval=0.2):
             if done < count and time.monotonic() - began > due and (there := _workers()):
                 rng.choice(there).kill()
-                done, due = done + 1, time.monotonic() - began + rng.uniform(2, 12)
-        same = [_measured(a.folder) == _measured(b.folder)
+                done, due = done + 1, time.monotonic() - began + rng.uniform(2, 8)
+        same = [measured(a.folder) == measured(b.folder)
                 for a, b in zip(whole.runs, killed.runs, strict=True)]  # fmt: skip
     return (
         f"{done} kills (SIGKILL) of workers at random moments through a grid of {runs} runs, in "
@@ -79,11 +90,24 @@ def kills(effort: Effort) -> str:
     )
 
 
-def _plan(folder: Path, parameters: dict) -> Plan:
+def _plan(folder: Path, parameters: dict, notebook: str = "01_train") -> Plan:
     folder.mkdir(exist_ok=True)
     grid = folder / "grid.yaml"
-    grid.write_text(yaml.safe_dump({"notebook": "01_train", "parameters": parameters}))
+    grid.write_text(yaml.safe_dump({"notebook": notebook, "parameters": parameters}))
     return plan(load_grid(grid), folder)
+
+
+def notebook(*sources: str) -> dict:
+    """The content of a notebook file; the first cell holds the parameters."""
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cells: list[dict] = [
+        {"cell_type": "code", "id": f"cell-{number}", "source": source, "outputs": [],
+         "metadata": {"tags": [] if number else ["parameters"]}, "execution_count": None}
+        for number, source in enumerate(sources)
+    ]  # fmt: skip
+    return {
+        "nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells,
+    }  # fmt: skip
 
 
 def _workers() -> list[psutil.Process]:
@@ -129,6 +153,9 @@ def _when(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _measured(run: Path) -> tuple:
+def measured(run: Path) -> tuple:
+    """Of a finished run what may not depend on what happened to it: every measurement but the time,
+    every event, the last weights."""
     rows = [{k: v for k, v in row.items() if k != "wall_s"} for row in read_metrics(run)]
-    return rows, (run / "events.jsonl").read_bytes()
+    steps, last = snapshot_steps(run)[-1]
+    return rows, (run / "events.jsonl").read_bytes(), steps, last.read_bytes()

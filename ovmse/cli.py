@@ -14,7 +14,7 @@ import typer
 from ovmse.algorithms import ALGORITHMS
 from ovmse.config import Config
 from ovmse.datasets.hdf5 import DATA_DIR, DatasetError, load_dataset
-from ovmse.listing import STATUSES, export, list_runs, metrics_table
+from ovmse.listing import STATUSES, export, list_runs, metrics_table, within
 from ovmse.runs import RunError
 from ovmse.sweep import default_workers
 from ovmse.sweep import sweep as run_sweep
@@ -127,6 +127,10 @@ def runs(
     algorithm: Annotated[str | None, typer.Option(help="Only this one.")] = None,
     task: Annotated[str | None, typer.Option(help="Only this map.")] = None,
     seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
+    won_above: Annotated[float | None, typer.Option(help="Last win rate, 0 to 1.")] = None,
+    won_below: Annotated[float | None, typer.Option(help="Last win rate, 0 to 1.")] = None,
+    older_than: Annotated[float | None, typer.Option(help="Minutes since it last wrote.")] = None,
+    newer_than: Annotated[float | None, typer.Option(help="Minutes since it last wrote.")] = None,
     export_to: Annotated[
         Path | None,
         typer.Option("--export", help="Write their measurements to this file.parquet."),
@@ -144,6 +148,8 @@ def runs(
             run
             for run in list_runs(folder)
             if all(v is None or getattr(run, k) == v for k, v in wanted.items())
+            and within(run.test_win_rate, won_above, won_below)
+            and within(run.age / 60, older_than, newer_than)
         ]
         if export_to is None:
             show_runs(found)

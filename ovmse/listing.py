@@ -65,6 +65,13 @@ def list_runs(folder: str | Path) -> list[ListedRun]:
     return listed
 
 
+def within(value: float | None, low: float | None, high: float | None) -> bool:
+    """Whether a value lies between two limits, None being no limit; no value lies between any."""
+    if value is None:
+        return low is None and high is None
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
 def folders_with(folder: Path, *names: str) -> list[Path]:
     """The folders below one that hold any of these files; runs may come and go meanwhile."""
     walked = os.walk(folder)  # Path.rglob fails where a folder goes while it looks

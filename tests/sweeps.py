@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import yaml
 
+import bench.sweeps
 from ovmse.datasets import write_dataset
 from ovmse.envs import make_env
 from ovmse.learner import new_q_function
@@ -51,21 +52,9 @@ def write_grid(path: Path, notebook: str, parameters: dict) -> Path:
     return path
 
 
-def write_notebook(path: Path, parameters: str, *cells: str) -> Path:
+def write_notebook(path: Path, *cells: str) -> Path:
     """A notebook of a parameters cell and others."""
-    sources = [(parameters, ["parameters"]), *((cell, []) for cell in cells)]
-    content = {
-        "nbformat": 4,
-        "nbformat_minor": 5,
-        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3",
-                                    "language": "python"}},
-        "cells": [
-            {"cell_type": "code", "id": f"c{number}", "metadata": {"tags": tags}, "source": source,
-             "outputs": [], "execution_count": None}
-            for number, (source, tags) in enumerate(sources)
-        ],
-    }  # fmt: skip
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(bench.sweeps.notebook(*cells)))
     return path
 
 
@@ -131,18 +120,9 @@ def _status(process: psutil.Process) -> str:
 
 
 def measured(folder: Path) -> dict[str, tuple]:
-    """Of each finished run what may not depend on what happened to it: every measurement but the
-    time, every event, the last weights."""
-    found: dict[str, tuple] = {}
-    for result in sorted(folder.glob("code-*/*_seed*/result.json")):
-        run = result.parent
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        for row in rows:
-            row.pop("wall_s")
-        last = max((run / "snapshots").glob("online_*.safetensors"))
-        events = (run / "events.jsonl").read_bytes()
-        found[run.name] = (rows, events, last.name, last.read_bytes())
-    return found
+    """What `bench.sweeps.measured` says of each finished run in the folder of a sweep."""
+    finished = sorted(folder.glob("code-*/*_seed*/result.json"))
+    return {result.parent.name: bench.sweeps.measured(result.parent) for result in finished}
 
 
 @contextmanager

@@ -68,6 +68,13 @@ def test_filters(folder: Path) -> None:
     ]
     assert {line[1] for line in listed(str(folder), "--status", "failed")} == {"failed"}
     assert listed(str(folder), "--task", "3s5z") == []
+    rates = {r.path.name: r.test_win_rate for r in list_runs(folder)}
+    good = {name for name, rate in rates.items() if rate is not None and rate >= 0.5}
+    assert 0 < len(good) < 8
+    assert {line[0] for line in listed(str(folder), "--won-above", "0.5")} == good
+    assert len(listed(str(folder), "--won-below", "0.5")) == 8 - len(good)
+    assert len(listed(str(folder), "--newer-than", "60")) == 9
+    assert listed(str(folder), "--older-than", "60") == []
     name, status, algorithm, task, seed, steps, wins, age = listed(str(folder))[0]
     last = json.loads((folder / name / "metrics.jsonl").read_text().splitlines()[-1])
     assert (status, algorithm, task, seed) == ("done", "macql", "2s3z", "0")

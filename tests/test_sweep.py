@@ -78,7 +78,7 @@ def test_the_records_say_what_was_run(undisturbed: tuple[Path, dict]) -> None:
         nbformat.validate(nbformat.read(run.path / "01_train.ipynb", as_version=4))
 
 
-def test_workers_killed_at_random_change_nothing(
+def test_workers_and_kernels_killed_at_random_change_nothing(
     grid: Path, undisturbed: tuple[Path, dict], tmp_path: Path
 ) -> None:
     sweep, kills = Sweep(grid, tmp_path), 0
@@ -87,7 +87,8 @@ def test_workers_killed_at_random_change_nothing(
     while sweep.process.poll() is None:
         time.sleep(rng.uniform(2, 7))
         if kills < 8 and sweep.process.poll() is None and (workers := sweep.workers()):
-            rng.choice(workers).kill()
+            kernels = sweep.kernels()
+            rng.choice(kernels if kernels and kills % 4 == 3 else workers).kill()
             kills += 1
     code, out, err = sweep.end()
     assert code == 0, out + err

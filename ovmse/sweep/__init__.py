@@ -1,7 +1,7 @@
 """A grid of notebook runs on Dask: on this machine's cores, or on any cluster.
 
     for progress in sweep(plan(load_grid("notebooks/grids/figure1.yaml"), "runs/figure1")):
-        print(progress.counts())
+        print(progress.summary())
 
 The generator yields how things stand; the command line, a notebook and a log are views of it.
 Nothing is lost whatever dies: a run continues from its last test, under the same command.
@@ -46,9 +46,10 @@ from ovmse.sweep.worker import (
 __all__ = ["Grid", "NotebookRun", "Plan", "SweepProgress", "Watched", "default_workers",
            "load_grid", "plan", "sweep"]  # fmt: skip
 
-# Dask gives up on a run when four of its workers have died. It is handed out again, unless that
-# happens so often in a row without a further test.
-GIVE_UPS = 3
+# A run whose kernel died, or four of its workers (then Dask gives up on it), is handed out again,
+# unless that happens so often in a row without a further test.
+GIVE_UPS = 5
+MISMATCHES = 3  # workers in a row that differ: then the next will differ too
 ELSEWHERE = 5.0  # seconds until a run that another sweep has is first asked for again
 
 
@@ -71,7 +72,8 @@ def sweep(
 
     workers: processes on this machine, by default one for each core; or scheduler: the address of
     a Dask cluster whose workers see the same folders. timeout: seconds for one notebook. Runs that
-    failed earlier stay so, unless ``retry_failed``. Closing the generator stops every notebook.
+    failed earlier stay so, unless ``retry_failed``; the plan's last ones are always tried. Closing
+    the generator stops every notebook.
 
     Raises RunError with one sentence if the folder cannot be written, if a worker differs from this
     process in what decides the results, or if the scheduler is lost. What is done is kept.
@@ -110,7 +112,7 @@ class _HandOut:
     def __init__(self, client: Client, plan: Plan, terms: Terms, workers: int) -> None:
         self.client, self.plan, self.terms = client, plan, terms
         self.workers = workers  # of a local cluster
-        self.submitted = 0
+        self.submitted = self.mismatches = 0
 
     def run(self, state: SweepProgress, interval: float) -> Iterator[SweepProgress]:
         queue = deque(one for one in state.runs if one.state == "waiting")
@@ -172,6 +174,9 @@ class _HandOut:
                 f"cannot write ({outcome.error}); what is done in {self.plan.folder} is kept, and "
                 "the same command continues once that is mended"
             )
+        if outcome.state == "died":
+            outcome = self._again(one, outcome.error)
+        self.mismatches = self.mismatches + 1 if outcome.state == "mismatch" else 0
         if outcome.state == "mismatch":
             self._retire(outcome)
         one.elsewhere = one.elsewhere + 1 if outcome.state == "elsewhere" else 0
@@ -185,16 +190,17 @@ class _HandOut:
         """The run's workers died, or could not even begin."""
         if not isinstance(error, KilledWorker):
             _require_alike(self.client, self.plan, self.terms.expected)
-            record_failure(one.run, _first_line(error))
-            return Outcome("failed", _first_line(error))
+        return self._again(one, _first_line(error))
+
+    def _again(self, one: Watched, why: str) -> Outcome:
+        """Once more, unless it has died too often without getting further."""
         reached = one.reached()
         one.give_ups = 1 + (one.give_ups if reached == one.reached_then else 0)
         one.reached_then = reached
         if one.give_ups < GIVE_UPS:
             return Outcome("stopped")
-        what = f"its workers died without a further test ({error})"
-        record_failure(one.run, what)
-        return Outcome("failed", what)
+        record_failure(one.run, f"died {GIVE_UPS} times without a further test ({why})")
+        return Outcome("failed", f"died {GIVE_UPS} times without a further test ({why})")
 
     def _retire(self, outcome: Outcome) -> None:
         mine = difference(self.terms.expected, self.plan.fingerprint())
@@ -206,9 +212,11 @@ class _HandOut:
         logging.getLogger(__name__).warning(
             "worker %s is not used: it has %s", outcome.worker, outcome.error
         )
+        if self.client.cluster is not None:
+            return  # it read while a file was being replaced
         self.client.retire_workers([outcome.worker], close_workers=True)
-        if not self.client.ncores():
-            raise RunError(f"no worker is left: {outcome.worker} has {outcome.error}")
+        if self.mismatches >= MISMATCHES or not self.client.ncores():
+            raise RunError(f"no worker is left that is alike: {outcome.worker} has {outcome.error}")
 
 
 def _require_alike(client: Client, plan: Plan, expected: dict[str, str]) -> None:
@@ -231,6 +239,8 @@ def _cluster(sweep: str, scheduler: str | None, workers: int) -> Iterator[Client
     """
     with ExitStack() as stack:
         if scheduler is None:
+            # Dask's profiler would keep each second of the last hour: half a megabyte a notebook.
+            stack.enter_context(dask.config.set({"distributed.worker.profile.enabled": False}))
             cluster = stack.enter_context(_local_cluster(workers))
             client = stack.enter_context(Client(cluster, set_as_default=False))
             client.register_plugin(IgnoreInterrupt())
@@ -273,16 +283,15 @@ def _require_answer(scheduler: str) -> None:
 
 def _local_cluster(workers: int) -> LocalCluster:
     """Started in a thread of its own: Dask cannot close one whose start was interrupted."""
-    # Dask's profiler would keep each second of the last hour: half a megabyte a notebook.
-    quiet = dask.config.set({"distributed.worker.profile.enabled": False})
-    with quiet, ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool:
         starting = pool.submit(
             LocalCluster,
             n_workers=workers,
             threads_per_worker=1,
+            memory_limit=None,  # the kernels, which need most, would not be counted
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",  # else a fixed port, which a second sweep lacks
-            silence_logs=logging.ERROR,  # a worker that is slow to stop is no news
+            silence_logs=logging.CRITICAL,  # of workers that die or are slow to stop
             env={"OMP_NUM_THREADS": "1"},
         )
         try:

@@ -18,9 +18,10 @@ from ovmse.datasets.hdf5 import DatasetError, file_checksum, find_dataset
 from ovmse.notebooks import code_checksum
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# What can change a measured number, and what runs the notebook.
+# What can change a measured number, and what runs the notebooks.
 PACKAGES = ("torch", "numpy", "jax", "jaxlib", "jaxmarl", "h5py", "safetensors", "pydantic",
-            "papermill", "nbclient", "ipykernel")  # fmt: skip
+            "pandas", "filelock", "papermill", "nbclient", "jupyter_client", "ipykernel", "dask",
+            "distributed")  # fmt: skip
 # Modules that no run learns with; any other counts, a new one too.
 NOT_LEARNING = ("cli.py", "terminal.py", "listing.py", "notebooks.py", "sweep/", "datasets/card.py",
                 "datasets/make.py")  # fmt: skip

@@ -20,6 +20,7 @@ import json
 import math
 import os
 import re
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -330,8 +331,7 @@ def _say(name: str, value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return reprlib.repr(value)  # cuts: aliases can make a small file an endless text
 
 
 class _StrictLoader(yaml.SafeLoader):

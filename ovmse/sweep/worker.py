@@ -36,7 +36,7 @@ FOLDER_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES)
 LONGEST_TEMPORARY = 60  # characters of a folder for sockets; the system allows 107 for their path
 START_TIMEOUT = 300  # seconds for a kernel to answer; 60 was too few on a crowded machine
 
-State = Literal["done", "failed", "stopped", "elsewhere", "mismatch", "folder"]
+State = Literal["done", "failed", "stopped", "died", "elsewhere", "mismatch", "folder"]
 _stopped: set[str] = set()  # the sweeps that ended early
 
 
@@ -44,8 +44,9 @@ _stopped: set[str] = set()  # the sweeps that ended early
 class Outcome:
     """How a run ended here: ``error`` says why in one line, unless it is done.
 
-    "elsewhere": another sweep is running it. "mismatch": this worker differs from the submitter.
-    "folder": the disk is full or cannot be written.
+    "stopped": with the sweep. "died": the kernel was killed, or a file could not be reached; both
+    may go well the next time. "elsewhere": another sweep is running it. "mismatch": this worker
+    differs from the submitter. "folder": the disk is full or cannot be written.
     """
 
     state: State
@@ -79,9 +80,9 @@ def execute(run: NotebookRun, terms: Terms, attempts: int) -> Outcome:
     goes to a ``.log`` beside it.
     """
     here = str(get_worker().address)
-    if differs := difference(terms.expected, fingerprint(*terms.asked)):
-        return Outcome("mismatch", differs, here)
     try:
+        if differs := difference(terms.expected, fingerprint(*terms.asked)):
+            return Outcome("mismatch", differs, here)
         run.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(run.folder / LOCK, timeout=0):
             known = read_record(run.folder)
@@ -91,7 +92,7 @@ def execute(run: NotebookRun, terms: Terms, attempts: int) -> Outcome:
     except Timeout:
         return Outcome("elsewhere", worker=here)
     except OSError as error:
-        return Outcome("folder" if error.errno in FOLDER_ERRORS else "failed", _line(error), here)
+        return Outcome("folder" if error.errno in FOLDER_ERRORS else "died", _line(error), here)
 
 
 def _recorded(run: NotebookRun, terms: Terms, known: dict[str, Any], here: str) -> Outcome:
@@ -155,10 +156,11 @@ def _execute(run: NotebookRun, terms: Terms) -> tuple[State, str]:
                 said = _line(error)
             if _blames_folder(said, run.folder):
                 return "folder", said
-            if watch.verdict != "stopped":
+            verdict: State = watch.verdict or ("died" if _kernel_died(error) else "failed")
+            if verdict != "stopped":
                 with suppress(OSError):
                     os.replace(partial, failed)
-            return watch.verdict or "failed", watch.reason or said
+            return verdict, watch.reason or said
         finally:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
@@ -169,6 +171,14 @@ def _socket_folder() -> tempfile.TemporaryDirectory[str]:
     usual = tempfile.gettempdir()
     where = usual if len(usual) <= LONGEST_TEMPORARY else "/tmp"
     return tempfile.TemporaryDirectory(prefix="ovmse-", dir=where, ignore_cleanup_errors=True)
+
+
+def _kernel_died(error: Exception) -> bool:
+    """Whether the kernel was killed, for want of memory or by a batch system, say."""
+    from nbclient.exceptions import DeadKernelError
+
+    starting = isinstance(error, RuntimeError) and "Kernel died" in str(error)
+    return isinstance(error, DeadKernelError) or starting
 
 
 def _blames_folder(said: str, folder: Path) -> bool:
@@ -253,8 +263,10 @@ def recorded(folder: Path) -> float:
 
 
 def record_failure(run: NotebookRun, error: str) -> None:
-    """Notes that a run failed which could not do so itself."""
-    write_json(run.folder / RECORD, {**read_record(run.folder), "state": "failed", "error": error})
+    """Notes that a run failed which could not do so itself, unless another sweep has taken it."""
+    with suppress(Timeout), FileLock(run.folder / LOCK, timeout=0):
+        record = {**read_record(run.folder), "state": "failed", "error": error}
+        write_json(run.folder / RECORD, record)
 
 
 def _path(path: Path) -> str:
