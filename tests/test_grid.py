@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from ovmse.cli import app
 from ovmse.config import Config
 from ovmse.notebooks import code_checksum, parameters_cell
 from ovmse.runs import write_json
+from ovmse.sweep import SweepProgress, Watched, load_grid, plan
 from ovmse.sweep import grid as grids
-from ovmse.sweep import load_grid, plan
 from ovmse.sweep.estimate import estimate
 from ovmse.sweep.fingerprint import difference, learning_code
 
@@ -261,3 +262,19 @@ def test_the_estimate_is_the_mean_of_the_runs_most_alike(tmp_path: Path) -> None
     grid.write_text(QMIX + ", preset: paper, seed: 0}")
     paper = plan(load_grid(grid), tmp_path / "runs")
     assert estimate(paper, [tmp_path / "runs"], False).known == 0  # nothing is alike
+
+
+def test_the_time_left_counts_a_shared_pre_training_once(tmp_path: Path) -> None:
+    grid = load_grid(ROOT / "notebooks/grids/figure1.yaml")
+    planned = plan(grid, tmp_path, given={"preset": "tiny"})  # four algorithms, two seeds
+    state = SweepProgress([Watched(run, False) for run in planned.runs])
+    first = state.runs[0]
+    first.start()
+    first.run.folder.mkdir(parents=True)
+    row = {"phase": "online", "env_steps": 1_000, "updates": 9, "test_win_rate": 0.5}
+    (first.run.folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    state.began -= 750
+    # Half of its online half is left, the other seed is whole, six more share a pre-training:
+    # 0.25 + 1 + 6 * 0.5 = 4.25 runs are left after 0.75 in 750 s.
+    assert state.summary().startswith("1 running, 7 waiting of 8; 12.5 min so far")
+    assert state.summary().endswith("about 71 min left")

@@ -159,25 +159,36 @@ def test_a_full_disk_is_one_sentence_and_the_runs_resume(
 def test_a_folder_that_turns_read_only_is_one_sentence_and_the_runs_resume(
     grid: Path, undisturbed: tuple[Path, dict], tmp_path: Path
 ) -> None:
-    disk = tmp_path / "disk"
-    with small_disk("64m", disk):
-        sweep = Sweep(grid, disk / "runs", *HALF, workers=1)
-        # Refused while a file is open for writing, so it happens between two runs.
-        read_only = ["mount", "-o", "remount,ro", str(disk)]
-        sweep.until(lambda: len(measured(disk / "runs")) == 1)
-        sweep.until(lambda: subprocess.run(read_only, capture_output=True).returncode == 0)
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    sweep = Sweep(grid, folder, *HALF, workers=1)
+    sweep.until(sweep.training)
+    with read_only(folder):  # in the middle of a run
         code, _, err = sweep.end()
         assert code == 2
         assert len(err.splitlines()) == 1
         assert "cannot write" in err and "Read-only file system" in err
-        _require_whole_files(disk)
-        code, _, err = Sweep(grid, disk / "runs", *HALF).end()  # still read-only
+        _require_whole_files(folder)
+        code, _, err = Sweep(grid, folder, *HALF).end()  # still read-only
         assert code == 2
         assert len(err.splitlines()) == 1
-        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
-        code, out, err = Sweep(grid, disk / "runs", *HALF).end()
-        assert (code, err) == (0, ""), out
-        assert measured(disk / "runs") == half(undisturbed)
+    code, out, err = Sweep(grid, folder, *HALF).end()
+    assert (code, err) == (0, ""), out
+    assert measured(folder) == half(undisturbed)
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Whatever is opened in the folder from now on cannot be written."""
+    if subprocess.run(
+        ["mount", "--bind", str(folder), str(folder)], capture_output=True
+    ).returncode:
+        pytest.skip("nothing can be mounted here (that takes root)")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def _require_whole_files(folder: Path) -> None:

@@ -17,7 +17,7 @@ from ovmse.sweep.worker import read_record
 from ovmse.training import pretrain_directory
 
 HEADER = ("run", "state", "phase", "at", "test battles won", "Q on fixed battles")
-OFFLINE_SHARE = 1 / 3  # of the time of a run, at the settings of `quick`
+OFFLINE_SHARE = 1 / 2  # of the time of a run, at the settings of `quick`
 
 
 class Watched:
@@ -128,14 +128,20 @@ class SweepProgress:
         return f"{said} of {len(self.runs)}; {time_said}{none}"
 
     def _left(self, spent: float) -> str:
-        shares = {one: 0.0 if one.state == "waiting" else one.share() for one in self.runs}
-        gained = sum(shares[one] - one.begun_at for one in self.runs if one.state != "waiting")
-        left = len(shares) - sum(shares.values())
+        """Going by the runs so far; a pre-training that several runs share is still to do once."""
+        gained = left = 0.0
+        pretrained = set()
+        for one in self.runs:
+            begun = one.state != "waiting"
+            shared = not begun and one.folders[-1] in pretrained
+            pretrained.add(one.folders[-1])
+            share = one.share() if begun else OFFLINE_SHARE if shared else 0.0
+            gained += share - one.begun_at if begun else 0.0
+            left += 1 - share
         if not left:
             return "nothing left"
         if gained < 0.2:
             return "time left not known yet"
         minutes = spent * left / gained / 60
-        return (
-            f"about {minutes:.0f} min left" if minutes < 120 else f"about {minutes / 60:.0f} h left"
-        )
+        long = minutes >= 120
+        return f"about {minutes / 60:.0f} h left" if long else f"about {minutes:.0f} min left"
