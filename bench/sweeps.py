@@ -80,7 +80,7 @@ def kills(effort: Effort) -> str:
         for _ in sweep(killed, WORKERS, interval=0.2):
             if done < count and time.monotonic() - began > due and (there := _workers()):
                 rng.choice(there).kill()
-                done, due = done + 1, time.monotonic() - began + rng.uniform(2, 8)
+                done, due = done + 1, time.monotonic() - began + rng.uniform(4, 16)
         same = [measured(a.folder) == measured(b.folder)
                 for a, b in zip(whole.runs, killed.runs, strict=True)]  # fmt: skip
     return (
