@@ -199,8 +199,9 @@ class _HandOut:
         one.reached_then = reached
         if one.give_ups < GIVE_UPS:
             return Outcome("stopped")
-        record_failure(one.run, f"died {GIVE_UPS} times without a further test ({why})")
-        return Outcome("failed", f"died {GIVE_UPS} times without a further test ({why})")
+        what = f"died {GIVE_UPS} times without a further test ({why})"
+        record_failure(one.run, what)
+        return Outcome("failed", what)
 
     def _retire(self, outcome: Outcome) -> None:
         mine = difference(self.terms.expected, self.plan.fingerprint())

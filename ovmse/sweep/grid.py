@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ovmse.algorithms import ALGORITHMS
 from ovmse.config import Config, did_you_mean
-from ovmse.datasets.hdf5 import DatasetError, find_dataset
+from ovmse.datasets.hdf5 import DatasetError, file_checksum, find_dataset
 from ovmse.datasets.make import LADDERS
 from ovmse.notebooks import code_checksum, parameters_cell
 from ovmse.sweep.fingerprint import PACKAGE, fingerprint, learning_code_key
@@ -213,11 +213,9 @@ class _Builder:
     def _checksum(self, name: str) -> str:
         if name not in self.datasets:
             try:
-                find_dataset(name)
+                self.datasets[name] = file_checksum(find_dataset(name))
             except DatasetError as error:
                 raise ValueError(f"{error}{_how_to_make(name)}") from None
-            found = fingerprint([], [name], "")
-            self.datasets[name] = found[f"dataset {name}"]
         return self.datasets[name]
 
 
