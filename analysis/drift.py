@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -15,8 +16,9 @@ from ovmse.runs import RunError, find_runs, load_weights, read_config, snapshot_
 from ovmse.training import FIXED_FILE, mean_q_tot, mean_return_to_go
 
 
-def replay(runs: str | Path) -> pd.DataFrame:
-    """Mean ``Q_tot(tau, a)`` over the fixed trajectories, for every snapshot of every run.
+def replay(runs: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+    """Mean ``Q_tot(tau, a)`` over the fixed trajectories, for every snapshot of every run of a
+    folder, or of a list of run directories.
 
     One row per snapshot: `run`, `algorithm`, `seed`, `env_steps`, `q_fixed`, `mc_fixed` (the mean
     discounted Monte-Carlo return-to-go of the same steps). Runs from scratch have no fixed
@@ -57,7 +59,7 @@ def replay(runs: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def replayed_curves(runs: str | Path) -> pd.DataFrame:
+def replayed_curves(runs: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """The table of ``analysis.tables.curves`` with `q_fixed` and `mc_fixed` measured anew by
     ``replay``, for the online rows that have a snapshot; the values that training recorded are
     kept as `q_recorded`. Runs from scratch keep their rows without them."""

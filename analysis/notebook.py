@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ovmse.config import did_you_mean
-from ovmse.notebooks import assigned
+from ovmse.notebooks import assigned, from_project
 
 ROOT = Path(__file__).resolve().parents[1]  # the repository
 
@@ -25,11 +25,7 @@ def parameters(namespace: dict[str, Any], known: Iterable[str]) -> dict[str, Any
     for name in assigned(injected[-1]) if injected else []:
         if name not in known:
             raise ValueError(f"the notebook has no parameter {name!r}{did_you_mean(name, known)}")
-    given = {name: namespace[name] for name in known if name in namespace}
-    dataset = given.get("dataset")
-    if isinstance(dataset, str) and dataset.endswith((".h5", ".hdf5")):
-        given["dataset"] = str(ROOT / Path(dataset).expanduser())  # whatever the working directory
-    return given
+    return from_project({name: namespace[name] for name in known if name in namespace}, ROOT)
 
 
 def runs_folder(given: str, default: str) -> Path:

@@ -35,10 +35,11 @@ def follow_sweep(events: Iterator[SweepProgress], title: str = "Sweep") -> Sweep
             widget.value = as_html(state, title)
     finally:
         events.close()  # type: ignore[attr-defined]  # at once: a traceback would keep it alive
-        handle.update({"text/plain": f"{title}: {state.summary()}"}, raw=True)
+        said = f"{title}: {state.summary()}" if state.runs else title
+        handle.update({"text/plain": said}, raw=True)
         widget.layout.close()
         widget.close()
-    report_end(state)
+        report_end(state)
     return state
 
 

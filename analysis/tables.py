@@ -21,11 +21,9 @@ def curves(source: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     from ovmse.listing import metrics_table  # here: it imports torch
     from ovmse.runs import find_runs
 
-    if isinstance(source, str | Path):
-        if Path(source).suffix == ".parquet":
-            return pd.read_parquet(source)
-        source = find_runs(source)
-    return metrics_table(source)
+    if isinstance(source, str | Path) and Path(source).suffix == ".parquet":
+        return pd.read_parquet(source)
+    return metrics_table(find_runs(source))
 
 
 CLOCK = {"online": "env_steps", "offline": "updates"}

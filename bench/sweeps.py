@@ -20,6 +20,7 @@ from ovmse.sweep import Plan, load_grid, plan, sweep
 
 HEADER = ("part of a notebook", "seconds, median", "middle half")
 WORKERS = 2
+WORKER = "spawn_main"  # what marks the command line of a worker of a local cluster
 TINY = {"algorithm": "qmix", "task": "climb_monotone", "preset": "tiny", "num_envs": 8,
         "online_steps": 2_000, "test_battles": 8, "final_battles": 8}  # fmt: skip
 BARE = (
@@ -65,7 +66,7 @@ def batch(effort: Effort) -> tuple[list[list[str]], str]:
 def kills(effort: Effort) -> str:
     """Workers are killed at random moments through a grid; then every measurement is compared."""
     count, runs = (2, 2) if effort.quick else (100, 12)
-    settings = {**TINY, "online_steps": 2_000 if effort.quick else 40_000,
+    settings = {**TINY, "online_steps": 2_000 if effort.quick else 150_000,
                 "test_interval": 500, "seed": f"0..{runs - 1}"}  # fmt: skip
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +81,7 @@ def kills(effort: Effort) -> str:
         for _ in sweep(killed, WORKERS, interval=0.2):
             if done < count and time.monotonic() - began > due and (there := _workers()):
                 rng.choice(there).kill()
-                done, due = done + 1, time.monotonic() - began + rng.uniform(4, 16)
+                done, due = done + 1, time.monotonic() - began + rng.uniform(2, 10)
         same = [measured(a.folder) == measured(b.folder)
                 for a, b in zip(whole.runs, killed.runs, strict=True)]  # fmt: skip
     return (
@@ -112,14 +113,15 @@ def notebook(*sources: str) -> dict:
 
 def _workers() -> list[psutil.Process]:
     """The worker processes of the local cluster of this process."""
-    found = []
-    for process in psutil.Process().children():
-        try:
-            if any("spawn_main" in word for word in process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+    return [child for child in psutil.Process().children() if named(child, WORKER)]
+
+
+def named(process: psutil.Process, part: str) -> bool:
+    """Whether the process still runs and its command line holds this."""
+    try:
+        return any(part in word for word in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def _memory(planned: Plan) -> Iterator[tuple[int, float]]:

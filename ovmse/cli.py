@@ -108,11 +108,13 @@ def sweep(
         name = "_".join(filter(None, [grid.stem, scale or next(iter(read.scales), "")]))
         where = folder or RUNS / name
         planned = plan(read, where, scale, parameters_given(parameter), max_runs)
-        if dry_run:
+        if scheduler is None:
             workers = workers or default_workers()
-            show_plan(
-                planned, estimate(planned, {where.resolve(), RUNS.resolve()}, retry_failed), workers
-            )
+        elif workers is not None:
+            raise ValueError("--workers is of this machine; a cluster at --scheduler has its own")
+        if dry_run:
+            cost = estimate(planned, {where.resolve(), RUNS.resolve()}, retry_failed)
+            show_plan(planned, cost, workers)
             return
         state = show_sweep(run_sweep(planned, workers, scheduler, timeout, retry_failed), str(grid))
         print(f"The runs are in {planned.folder}.")
@@ -161,6 +163,8 @@ def runs(
             )
         export(metrics_table(measured), export_to)
         print(f"The measurements of {len(measured)} runs are in {export_to}.")
+        if left := len(found) - len(measured):
+            print(f"{left} without a readable measurement are left out.")
 
 
 @data.command("make")

@@ -1,4 +1,4 @@
-"""Writing files so that they are whole or as they were."""
+"""Writing files so that they are whole or as they were; finding folders by what they hold."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def folders_with(folder: Path, *names: str) -> list[Path]:
+    """The folders below one that hold any of these files; they may come and go meanwhile."""
+    walked = os.walk(folder)  # Path.rglob fails where a folder goes while it looks
+    return [Path(path) for path, _, files in walked if not set(names).isdisjoint(files)]
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from ovmse.files import replacing
+from ovmse.files import folders_with, replacing
 from ovmse.runs import RunError, read_config, read_metrics
 
 STATUSES = ("done", "running", "unfinished", "failed")
@@ -70,12 +69,6 @@ def within(value: float | None, low: float | None, high: float | None) -> bool:
     if value is None:
         return low is None and high is None
     return (low is None or value >= low) and (high is None or value <= high)
-
-
-def folders_with(folder: Path, *names: str) -> list[Path]:
-    """The folders below one that hold any of these files; runs may come and go meanwhile."""
-    walked = os.walk(folder)  # Path.rglob fails where a folder goes while it looks
-    return [Path(path) for path, _, files in walked if not set(names).isdisjoint(files)]
 
 
 def _listed(path: Path, settings: dict[str, Any], record: dict[str, Any]) -> ListedRun:

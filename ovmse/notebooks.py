@@ -42,6 +42,14 @@ def parameters_cell(path: Path) -> dict[str, Any]:
     raise ValueError(f"{path} has no cell tagged 'parameters'")
 
 
+def from_project(settings: dict[str, Any], project: Path) -> dict[str, Any]:
+    """The settings; a dataset's path counts from the project, whatever the working directory."""
+    dataset = settings.get("dataset")
+    if isinstance(dataset, str) and dataset.endswith((".h5", ".hdf5")):
+        return {**settings, "dataset": str(project / Path(dataset).expanduser())}
+    return settings
+
+
 def code_checksum(path: Path) -> str:
     """SHA-256 of the code cells alone: prose and stored outputs do not count."""
     code = "\0".join("".join(cell["source"]) for cell in _code_cells(path))

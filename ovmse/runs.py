@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import safetensors.torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ovmse.files import replacing
+from ovmse.files import folders_with, replacing
 from ovmse.networks import QFunction
 
 LINES = ("metrics.jsonl", "events.jsonl")
@@ -257,22 +258,25 @@ def load_weights(q: QFunction, path: str | Path, part: str = "") -> None:
 # Reading.
 
 
-def find_runs(folder: str | Path) -> list[Path]:
-    """The online run directories in a folder (or the folder itself), sorted by path.
+def find_runs(source: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The online run directories in a folder (itself included), sorted, or among those given.
 
     Raises RunError if there is none.
     """
-    folder = Path(folder)
-    candidates = [folder, *sorted(p.parent for p in folder.rglob("config.json"))]
+    if isinstance(source, str | Path):
+        candidates = sorted(folders_with(Path(source), "config.json"))
+    else:
+        candidates = [Path(path) for path in source]
     found = [
         p
-        for p in dict.fromkeys(candidates)
+        for p in candidates
         if (p / "metrics.jsonl").exists()
         and (p / "config.json").exists()
         and "algorithm" in read_config(p)
     ]
     if not found:
-        raise RunError(f"there is no run in {folder}")
+        where = source if isinstance(source, str | Path) else f"the {len(candidates)} given"
+        raise RunError(f"there is no run in {where}")
     return found
 
 

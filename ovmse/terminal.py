@@ -56,25 +56,32 @@ def show_sweep(events: Iterator[SweepProgress], title: str) -> SweepProgress:
     console = Console(force_jupyter=False)
     said: dict[str, str] = {}
     state, at = SweepProgress([]), time.monotonic()
-    # Closed at once when a person interrupts: that is what stops the notebooks.
-    with closing(events), Live(console=console, auto_refresh=False) as live:  # type: ignore[type-var]
-        for number, state in enumerate(events):
-            if number == 0 and state.where:
-                console.print(f"{title}: scheduler at {state.where}", soft_wrap=True, markup=False)
-            if console.is_terminal:
-                live.update(_sweep_table(state, title, console.height - 6), refresh=True)
-                continue
-            for one in state.runs:
-                if said.get(one.label, "waiting") != one.shown:
-                    said[one.label] = one.shown
-                    print(", ".join(filter(None, one.cells())), flush=True)
-            if time.monotonic() - at >= PLAIN_INTERVAL:
-                at = time.monotonic()
-                running = [one for one in state.runs if one.state == "running"]
-                print("; ".join(", ".join(filter(None, one.cells())) for one in running))
-                print(state.summary(), flush=True)
-    print(state.summary())
-    report_end(state)
+    try:
+        # Closed at once when a person interrupts: that is what stops the notebooks.
+        with (
+            closing(events),  # type: ignore[type-var]
+            Live(console=console, auto_refresh=False) as live,
+        ):
+            for number, state in enumerate(events):
+                if number == 0 and state.where:
+                    console.print(
+                        f"{title}: scheduler at {state.where}", soft_wrap=True, markup=False
+                    )
+                if console.is_terminal:
+                    live.update(_sweep_table(state, title, console.height - 6), refresh=True)
+                    continue
+                for one in state.runs:
+                    if said.get(one.label, "waiting") != one.shown:
+                        said[one.label] = one.shown
+                        print(", ".join(filter(None, one.cells())), flush=True)
+                if time.monotonic() - at >= PLAIN_INTERVAL:
+                    at = time.monotonic()
+                    running = [one for one in state.runs if one.state == "running"]
+                    print("; ".join(", ".join(filter(None, one.cells())) for one in running))
+                    print(state.summary(), flush=True)
+        print(state.summary())
+    finally:  # a full disk or a person may have ended it
+        report_end(state)
     return state
 
 
@@ -86,16 +93,18 @@ def report_end(state: SweepProgress) -> None:
         print("--retry-failed runs these again; what comes after all runs waits for them.")
 
 
-def show_plan(plan: Plan, cost: Estimate, workers: int) -> None:
+def show_plan(plan: Plan, cost: Estimate, workers: int | None) -> None:
     """What a sweep would run, and what that will cost."""
     for run in [*plan.runs, *plan.last]:
         print(f"{read_record(run.folder).get('state', 'new')}: {run.label} ({run.folder.name})")
     print(f"{len(plan.runs):,} runs, {cost.left:,} of them left, in {plan.folder}")
     if cost.known:
+        hours = (
+            f", so {cost.core_hours / workers:.1f} hours with {workers} workers" if workers else ""
+        )
         print(
             f"For {cost.known:,} of these, going by {cost.finished:,} finished runs: "
-            f"{cost.core_hours:.1f} core hours, so {cost.core_hours / workers:.1f} hours with "
-            f"{workers} workers, and {cost.size / 1e9:.2f} GB"
+            f"{cost.core_hours:.1f} core hours{hours}, and {cost.size / 1e9:.2f} GB"
         )
     elif cost.left:
         print("No finished run is like them, so there is no estimate of time and disk.")

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ovmse.algorithms import ALGORITHMS
+from ovmse.code import require_expected_code
 from ovmse.config import Config
 from ovmse.datasets.hdf5 import (
     Dataset,
@@ -149,6 +150,7 @@ def pretrain(config: Config, directory: str | Path) -> Iterator[Progress]:
         if run.finished:
             return
         env = make_env(config.task, config.backend, config.num_envs)
+        require_expected_code()
         dataset = load_dataset(dataset_name(config), env.spec)
         _require_episodes(dataset, config.batch_size)
         learner = _new_learner(config, env.spec, _offline_settings(config), "offline cql")
@@ -239,6 +241,7 @@ class OnlinePhase:
         self.algorithm = ALGORITHMS[config.algorithm]
         seed = config.seed
         env = make_env(config.task, config.backend, config.num_envs, stream_seed(seed, "battles"))
+        require_expected_code()
         self.spec: EnvSpec = env.spec
         self.test_env = make_env(config.task, config.backend, config.num_envs)
         self.learner = _new_learner(config, env.spec, _online_settings(config), "online cql")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import yaml
+from distributed import Client
 
 import bench.sweeps
 from ovmse.datasets import write_dataset
@@ -61,14 +62,17 @@ def write_notebook(path: Path, *cells: str) -> Path:
 class Sweep:
     """`ovmse sweep` as a process of its own, as from a shell without a terminal."""
 
-    def __init__(self, grid: Path, folder: Path, *options: str, workers: int = 2) -> None:
+    def __init__(
+        self, grid: Path, folder: Path, *options: str, workers: int = 2, project: Path = ROOT
+    ) -> None:
         command = [sys.executable, "-m", "ovmse.cli", "sweep", str(grid), "--folder", str(folder)]
         if "--scheduler" not in options:
             command += ["--workers", str(workers)]
         self.folder = folder
         self.process = subprocess.Popen(
-            [*command, *options], cwd=ROOT, text=True, start_new_session=True,
+            [*command, *options], cwd=project, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(project)},
         )  # fmt: skip
 
     def end(self, timeout: float = 300) -> tuple[int, str, str]:
@@ -81,10 +85,10 @@ class Sweep:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def workers(self) -> list[psutil.Process]:
-        return [p for p in self.below() if named(p, "spawn_main")]
+        return [p for p in self.below() if bench.sweeps.named(p, bench.sweeps.WORKER)]
 
     def kernels(self) -> list[psutil.Process]:
-        return [p for p in self.below() if named(p, "ipykernel_launcher")]
+        return [p for p in self.below() if bench.sweeps.named(p, "ipykernel_launcher")]
 
     def until(self, seen: Callable[[], object], timeout: float = 120) -> None:
         """Waits for something to be so; fails at once if the process ends before."""
@@ -100,11 +104,10 @@ class Sweep:
         return any('"online"' in file.read_text() for file in files)
 
 
-def named(process: psutil.Process, part: str) -> bool:
-    try:
-        return any(part in word for word in process.cmdline())
-    except psutil.Error:
-        return False
+def copied_code(folder: Path) -> Path:
+    """A project of its own, with the code as it stands."""
+    subprocess.run(["cp", "-r", str(ROOT / "ovmse"), str(folder)], check=True)
+    return folder
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -126,10 +129,10 @@ def measured(folder: Path) -> dict[str, tuple]:
 
 
 @contextmanager
-def dask(*arguments: str, env: dict | None = None) -> Iterator[subprocess.Popen]:
+def dask(*arguments: str, env: dict) -> Iterator[subprocess.Popen]:
     """`dask scheduler` or `dask worker` as a process of its own, as on a cluster."""
     command = [sys.executable, "-m", "distributed.cli.dask_" + arguments[0], *arguments[1:]]
-    process = subprocess.Popen(command, cwd="/", env={**os.environ, **(env or {})},
+    process = subprocess.Popen(command, cwd="/", env={**os.environ, **env},
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     try:
         yield process
@@ -142,13 +145,26 @@ def dask(*arguments: str, env: dict | None = None) -> Iterator[subprocess.Popen]
 
 
 @contextmanager
-def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+def scheduler(tmp_path: Path, project: Path = ROOT) -> Iterator[tuple[str, subprocess.Popen]]:
     """A scheduler without workers: its address and its process."""
     where = tmp_path / "scheduler.json"
     where.unlink(missing_ok=True)
-    with dask("scheduler", *LOCAL, "--port", "0", "--scheduler-file", str(where)) as process:
+    options = (*LOCAL, "--port", "0", "--scheduler-file", str(where))
+    with dask("scheduler", *options, env={"PYTHONPATH": str(project)}) as process:
         deadline = time.monotonic() + 60
         while not where.exists() or not where.read_text().strip().endswith("}"):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.1)
         yield json.loads(where.read_text())["address"], process
+
+
+@contextmanager
+def worker(address: str, folder: Path, threads: int = 1, project: Path = ROOT) -> Iterator[None]:
+    """A worker process of a scheduler, which has it when the block begins."""
+    options = ("--nthreads", str(threads), "--local-directory", str(folder))
+    with Client(address, set_as_default=False) as client:
+        there = len(client.ncores())
+        with dask("worker", *LOCAL, *options, address, env={"PYTHONPATH": str(project)}):
+            client.wait_for_workers(there + 1, timeout=60)
+            client.close()
+            yield

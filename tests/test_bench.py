@@ -39,6 +39,8 @@ def test_quick_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out.split() == text.split()
     for expected in ("QMIX update", "MACQL update, K=100: peak memory", "OVM", "replay", "Scaling"):
         assert expected in text
+    assert "4 tiny notebooks (QMIX on the climb game" in text
+    assert "2 of 2 runs end with the measurements of an undisturbed sweep" in text
     last = text.rstrip().splitlines()[-1]
     assert "of 7 rows fall short" in last
     assert text.count("| short ") == int(last.split()[0])

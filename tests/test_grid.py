@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
+import h5py
 import pytest
 import yaml
-from sweeps import write_notebook
+from sweeps import write_climb_dataset, write_notebook
 from typer.testing import CliRunner
 
 from ovmse.cli import app
+from ovmse.code import checksums, learning_code
 from ovmse.config import Config
 from ovmse.notebooks import code_checksum, parameters_cell
 from ovmse.runs import write_json
 from ovmse.sweep import SweepProgress, Watched, load_grid, plan
 from ovmse.sweep import grid as grids
 from ovmse.sweep.estimate import estimate
-from ovmse.sweep.fingerprint import difference, learning_code
+from ovmse.sweep.fingerprint import difference
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = sorted((ROOT / "notebooks/grids").glob("*.yaml"))
@@ -84,18 +87,31 @@ def test_prose_and_outputs_of_a_notebook_do_not_count_but_its_code_does(tmp_path
     before, content = code_checksum(path), path.read_text()
     path.write_text(content.replace('"outputs": []', '"outputs": [], "collapsed": true'))
     assert code_checksum(path) == before
+    prose = {"cell_type": "markdown", "id": "p", "source": "# A title", "metadata": {}}
+    path.write_text(content.replace('"cells": [', f'"cells": [{json.dumps(prose)}, '))
+    assert code_checksum(path) == before and "A title" in path.read_text()
     path.write_text(content.replace("print(x)", "print(x + 1)"))
     assert code_checksum(path) != before
     assert parameters_cell(path) == {"x": 0}
 
 
 def test_the_data_count_too(tmp_path: Path) -> None:
-    data = tmp_path / "data.h5"
+    data = write_climb_dataset(tmp_path / "data.h5")
     text = f"notebook: 01_train\nparameters: {{task: climb_monotone, dataset: {data}}}"
-    data.write_bytes(b"one")
     first = keys(tmp_path, text)
-    data.write_bytes(b"two")
+    with h5py.File(data, "a") as file:
+        file["reward"][0, 0, 0] += 1
     assert keys(tmp_path, text) != first
+
+
+def test_data_of_another_task_are_found_before_anything_starts(tmp_path: Path) -> None:
+    data = write_climb_dataset(tmp_path / "data.h5")
+    text = "notebook: 01_train\nparameters: {task: [climb_monotone, climb_penalty], dataset: %s}"
+    with pytest.raises(ValueError, match="of climb_monotone on climb, asked for: climb_penalty on"):
+        keys(tmp_path, text % data)
+    data.write_bytes(b"not HDF5")
+    with pytest.raises(ValueError, match="is not an HDF5 file"):
+        keys(tmp_path, text % data)
 
 
 def test_learning_code_is_what_runs_learn_with() -> None:
@@ -103,6 +119,43 @@ def test_learning_code_is_what_runs_learn_with() -> None:
     assert {"ovmse/learner.py", "ovmse/config.py", "ovmse/envs/smax.py", "ovmse/runs.py"} <= code
     others = ("ovmse/cli.py", "ovmse/terminal.py", "ovmse/listing.py", "ovmse/sweep")
     assert not {name for name in code if name.startswith(others)}
+
+
+def test_what_an_editor_leaves_is_no_code(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1")
+    before = checksums(tmp_path)
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints/a-checkpoint.py").write_text("x = 2")
+    (tmp_path / ".#a.py").symlink_to("nobody@nowhere.1")
+    assert checksums(tmp_path) == before
+    (tmp_path / "a.py").write_text("x = 2")
+    assert checksums(tmp_path) != before
+
+
+def test_the_last_notebooks_look_at_the_runs_of_the_plan_alone(tmp_path: Path) -> None:
+    """Else an earlier plan's runs of the same folder would be mixed into the figure."""
+    grid = load_grid(ROOT / "notebooks/grids/figure1.yaml")
+    plans = [plan(grid, tmp_path, given={"preset": preset}) for preset in ("tiny", "quick")]
+    assert plans[0].folder == plans[1].folder
+    for planned in plans:
+        (last,) = planned.last
+        assert last.parameters == {"runs": [str(run.folder) for run in planned.runs]}
+    assert plans[0].last[0].folder != plans[1].last[0].folder
+
+
+def test_an_edited_chart_draws_the_last_notebooks_anew_and_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["cp", "-r", *map(str, (ROOT / "analysis", ROOT / "notebooks")), tmp_path],
+                   check=True)  # fmt: skip
+    monkeypatch.setattr(grids, "PROJECT", tmp_path)
+    grid = load_grid(tmp_path / "notebooks/grids/figure1.yaml")
+    before = plan(grid, tmp_path)
+    with (tmp_path / "analysis/charts.py").open("a") as file:
+        file.write("# another colour")
+    after = plan(grid, tmp_path)
+    assert [run.folder for run in after.runs] == [run.folder for run in before.runs]
+    assert after.last[0].folder != before.last[0].folder
 
 
 def test_differences_are_named() -> None:
@@ -177,6 +230,7 @@ def test_a_mistake_is_one_sentence_before_anything_starts(
         (["-p", "seed=1", "-p", "seed=2"], "seed: got it twice; give a list, such as [0, 1]"),
         (["-p", "seed=[1"], "seed: got '[1', allowed: a value, a range or a list"),
         (["-p", "sed=1"], "has no parameter 'sed'; did you mean 'seed'?"),
+        (["--scheduler", "tcp://127.0.0.1:9", "--workers", "2"], "--workers is of this machine"),
         (["--max-runs", "3"], "the grid has 8 runs, allowed: at most 3"),
     ],
 )
@@ -198,6 +252,7 @@ def test_shipped_grids_are_valid(
     # Six of the eight datasets are made by a command, not shipped.
     monkeypatch.setattr(grids, "find_dataset", lambda name: name)
     monkeypatch.setattr(grids, "file_checksum", lambda name: "x")
+    monkeypatch.setattr(grids, "require_source", lambda *source: None)
     planned = plan(load_grid(path), tmp_path, scale)
     runs = {"figure1": (8, 24), "figures_2_3": (30, 240), "ablation": (15, 90),
             "mixing_ratio": (12, 24)}[path.stem]  # fmt: skip
@@ -232,7 +287,12 @@ def test_dry_run_prints_every_run_and_writes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
-    [("%magic", "the parameters are not plain Python"), ("x = {1, 2}", None), ("x = open", None)],
+    [
+        ("%magic", "the parameters are not plain Python"),
+        ("x = {1, 2}", None),
+        ("x = open", None),
+        ("x = {1: 'a', 'b': (2,)}", None),
+    ],
 )
 def test_odd_notebooks(tmp_path: Path, parameters: str, message: str | None) -> None:
     write_notebook(tmp_path / "odd.ipynb", parameters)
@@ -242,6 +302,23 @@ def test_odd_notebooks(tmp_path: Path, parameters: str, message: str | None) -> 
         return
     with pytest.raises(ValueError, match=message):
         expand(tmp_path, text)
+
+
+def test_a_key_does_not_depend_on_the_order_of_a_set() -> None:
+    assert list({0, 8}) != list({8, 0})
+    assert grids._key({0, 8}) == grids._key({8, 0}) != grids._key({0, 7})
+
+
+def test_numbers_and_merged_mappings_are_read_as_yaml_1_2_does(tmp_path: Path) -> None:
+    write_notebook(tmp_path / "plain.ipynb", "rate = 0.1\nsize = 1")
+    text = """
+    notebook: plain.ipynb
+    parameters: &base {rate: [1e-3, 2E5], size: 2}
+    scales:
+      large: {parameters: {<<: *base, size: 3}}
+    """
+    runs = expand(tmp_path, text, scale="large")
+    assert runs == [{"rate": 0.001, "size": 3}, {"rate": 200_000.0, "size": 3}]
 
 
 def test_the_estimate_is_the_mean_of_the_runs_most_alike(tmp_path: Path) -> None:

@@ -14,15 +14,7 @@ import nbformat
 import psutil
 import pytest
 import safetensors
-from sweeps import (
-    LOCAL,
-    Sweep,
-    alive,
-    climb_grid,
-    dask,
-    measured,
-    scheduler,
-)
+from sweeps import Sweep, alive, climb_grid, measured, scheduler, worker
 
 from ovmse.listing import list_runs
 from ovmse.sweep.worker import read_record
@@ -117,8 +109,9 @@ def test_killed_whole_and_the_command_again(
 def test_two_sweeps_of_one_folder_share_the_runs(
     grid: Path, undisturbed: tuple[Path, dict], tmp_path: Path
 ) -> None:
-    sweeps = [Sweep(grid, tmp_path, *HALF, workers=1) for _ in range(2)]
-    for sweep in sweeps:
+    first = Sweep(grid, tmp_path, *HALF, workers=1)
+    first.until(first.training)  # the second finds one at work, the other not begun
+    for sweep in (first, Sweep(grid, tmp_path, *HALF, workers=1)):
         code, out, err = sweep.end()
         assert (code, err) == (0, ""), out
         assert "2 done of 2" in out
@@ -212,15 +205,18 @@ def test_a_cluster_of_others_and_the_death_of_its_scheduler(
     grid: Path, undisturbed: tuple[Path, dict], tmp_path: Path
 ) -> None:
     runs = tmp_path / "runs"
-    worker = ("worker", *LOCAL, "--nthreads", "1", "--local-directory", str(tmp_path))
-    with scheduler(tmp_path) as (address, process), dask(*worker, address), dask(*worker, address):
+    with (
+        scheduler(tmp_path) as (address, process),
+        worker(address, tmp_path),
+        worker(address, tmp_path),
+    ):
         sweep = Sweep(grid, runs, "--scheduler", address)
         sweep.until(sweep.training)
         process.kill()
         code, _, err = sweep.end(timeout=60)
         assert code == 2
         assert f"the scheduler at {address} is gone; the same command continues" in err
-    with scheduler(tmp_path) as (address, _), dask(*worker, address), dask(*worker, address):
+    with scheduler(tmp_path) as (address, _), worker(address, tmp_path), worker(address, tmp_path):
         code, out, err = Sweep(grid, runs, "--scheduler", address).end()
         assert (code, err) == (0, ""), out
         assert f"scheduler at {address}" in out

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import os
+import pty
 import random
 import signal
 import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
+from distributed import LocalCluster
 from sweeps import (
-    LOCAL,
     ROOT,
     Sweep,
     alive,
     climb_grid,
-    dask,
+    copied_code,
     measured,
     scheduler,
+    worker,
     write_grid,
     write_notebook,
 )
 
 from ovmse.listing import list_runs
+from ovmse.sweep import GIVE_UPS, load_grid, plan, sweep
+from ovmse.sweep.worker import read_record
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +85,7 @@ def test_a_signal_stops_every_kernel_and_leaves_no_process(
 def test_a_signal_stops_the_notebooks_of_this_sweep_alone_on_a_shared_cluster(
     grid: Path, tmp_path: Path
 ) -> None:
-    worker = ("worker", *LOCAL, "--nthreads", "1", "--local-directory", str(tmp_path))
-    with scheduler(tmp_path) as (address, _), dask(*worker, address), dask(*worker, address):
+    with scheduler(tmp_path) as (address, _), worker(address, tmp_path), worker(address, tmp_path):
         for_long = ("--scheduler", address, "-p", "online_steps=1000000", "-p", "algorithm=qmix")
         mine = Sweep(grid, tmp_path / "mine", *for_long, "-p", "seed=0")
         other = Sweep(grid, tmp_path / "other", *for_long, "-p", "seed=1")
@@ -180,21 +185,124 @@ def test_code_that_changes_while_a_sweep_runs_is_noticed(tmp_path: Path) -> None
     assert f"changed while the sweep ran: another {notebook}" in err
 
 
-def test_a_worker_that_differs_is_named_before_anything_starts(grid: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    subprocess.run(["cp", "-r", str(ROOT / "ovmse"), str(other)], check=True)
+def test_code_that_changes_while_a_kernel_imports_is_noticed(tmp_path: Path) -> None:
+    """What was imported then is neither the one state nor the other."""
+    project = copied_code(tmp_path)
+    learner = project / "ovmse/learner.py"
+    notebook = write_notebook(
+        tmp_path / "edit.ipynb", "run_dir = ''\nalgorithm = task = seed = preset = None",
+        f"with open({str(learner)!r}, 'a') as file:\n    file.write('# edited')",
+        "from ovmse import Config, train",
+        "given = dict(algorithm=algorithm, task=task, seed=seed, preset=preset)\n"
+        "for _ in train(Config.from_parameters(**given), run_dir):\n    pass",
+    )  # fmt: skip
+    given = {"algorithm": "qmix", "task": "climb_monotone", "seed": 0, "preset": "tiny"}
+    grid = write_grid(tmp_path / "grid.yaml", notebook.name, given)
+    code, _, err = Sweep(grid, tmp_path / "runs", project=project).end()
+    assert code == 2
+    assert "changed while the sweep ran: another ovmse/learner.py" in err
+    (run,) = list_runs(tmp_path / "runs")
+    assert (run.status, run.env_steps) == ("unfinished", None)  # nothing was measured
+
+
+def waiting_grid(tmp_path: Path, seconds: float, count: int) -> Path:
+    """Runs that only pass the time."""
+    cells = ("number = 0", f"import time\ntime.sleep({seconds})")
+    notebook = write_notebook(tmp_path / "wait.ipynb", *cells)
+    return write_grid(tmp_path / "wait.yaml", notebook.name, {"number": f"0..{count - 1}"})
+
+
+def test_a_worker_that_differs_is_named_before_anything_starts(tmp_path: Path) -> None:
+    other = copied_code(tmp_path)
     with (other / "ovmse/learner.py").open("a") as file:
         file.write("\n# another state of the code\n")
-    worker = ("worker", *LOCAL, "--nthreads", "1", "--local-directory", str(tmp_path))
-    with (
-        scheduler(tmp_path) as (address, _),
-        dask(*worker, address, env={"PYTHONPATH": str(other)}),
-    ):
+    grid, runs = waiting_grid(tmp_path, 1, 2), tmp_path / "runs"
+    with scheduler(tmp_path) as (address, _):
+        with worker(address, tmp_path, project=other):
+            code, _, err = Sweep(grid, runs, "--scheduler", address).end(timeout=90)
+        assert code == 2
+        assert err.startswith("ovmse: worker tcp://127.0.0.1:")
+        assert "has another ovmse/learner.py" in err
+        with worker(address, tmp_path, threads=2):
+            code, _, err = Sweep(grid, runs, "--scheduler", address).end(timeout=90)
+        assert code == 2
+        assert err.startswith("ovmse: worker tcp://127.0.0.1:")
+        assert "has 2 threads, allowed: --nthreads 1" in err
+    assert not list(runs.glob("code-*/wait_*"))
+
+
+def test_a_worker_that_joins_later_and_differs_gets_no_run(tmp_path: Path) -> None:
+    other = copied_code(tmp_path)
+    with (other / "ovmse/learner.py").open("a") as file:
+        file.write("\n# another state of the code\n")
+    grid, runs = waiting_grid(tmp_path, 4, 4), tmp_path / "runs"
+    with scheduler(tmp_path) as (address, _), worker(address, tmp_path):
+        sweep = Sweep(grid, runs, "--scheduler", address)
+        sweep.until(lambda: list(runs.glob("code-*/*/sweep.json")))
+        with worker(address, tmp_path, project=other):
+            code, out, err = sweep.end()
+    assert code == 0, err
+    assert "4 done of 4" in out
+    assert "is not used: it has another ovmse/learner.py" in err
+    assert [read_record(run.path)["attempts"] for run in list_runs(runs)] == [1] * 4
+
+
+def test_a_scheduler_without_the_project_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "ovmse").mkdir()
+    (tmp_path / "ovmse/__init__.py").write_text("raise ImportError('another project')")
+    grid = waiting_grid(tmp_path, 1, 2)
+    with scheduler(tmp_path, project=tmp_path) as (address, _):
         code, _, err = Sweep(grid, tmp_path / "runs", "--scheduler", address).end(timeout=90)
     assert code == 2
-    assert "has another ovmse/learner.py" in err
-    assert not list((tmp_path / "runs").glob("code-*/*_seed*"))
+    assert f"the scheduler at {address} cannot import the project" in err.splitlines()[-1]
+
+
+def test_a_cluster_that_adapts_gets_work_to_grow_for(tmp_path: Path) -> None:
+    """Such a cluster adds workers only while more is handed out than it has room for."""
+    planned = plan(load_grid(waiting_grid(tmp_path, 6, 4)), tmp_path / "runs")
+    with LocalCluster(
+        n_workers=0, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        cluster.adapt(minimum=0, maximum=2, interval="200ms")
+        seen = [state.workers for state in sweep(planned, scheduler=cluster.scheduler_address)]
+    assert max(count for count in seen if count is not None) == 2
+    assert [run.status for run in list_runs(tmp_path / "runs")] == ["done"] * 4
+
+
+def test_a_kernel_that_dies_each_time_fails_its_run_alone(tmp_path: Path) -> None:
+    notebook = write_notebook(
+        tmp_path / "dies.ipynb", "number = 0", "import os, signal",
+        "if number:\n    os.kill(os.getpid(), signal.SIGKILL)",
+    )  # fmt: skip
+    grid = write_grid(tmp_path / "grid.yaml", notebook.name, {"number": "0..1"})
+    code, out, _ = Sweep(grid, tmp_path / "runs").end()
+    assert code == 1
+    assert "1 done, 1 failed of 2" in out
+    assert f"failed: number 1: died {GIVE_UPS} times without a further test (DeadKernel" in out
+    (failed,) = (run for run in list_runs(tmp_path / "runs") if run.status == "failed")
+    assert read_record(failed.path)["attempts"] == GIVE_UPS
+    assert (failed.path / "dies.failed.ipynb").exists()
+
+
+def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
+    grid = waiting_grid(tmp_path, 1, 2)
+    command = [sys.executable, "-m", "ovmse.cli", "sweep", str(grid)]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*command, "--folder", str(tmp_path / "runs")], cwd=ROOT, stdout=theirs, stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "110", "LINES": "30"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # the end of a terminal is an error
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+    assert process.wait() == 0
+    text = shown.decode()
+    for expected in ("test battles won", "running", "2 done of 2", "number 1"):
+        assert expected in text
+    assert "\x1b[" in text  # redrawn in place
 
 
 def test_a_scheduler_that_does_not_answer_is_one_sentence(grid: Path, tmp_path: Path) -> None:

@@ -239,15 +239,7 @@ def load_dataset(name_or_path: str | Path, spec: EnvSpec | None = None) -> Datas
     """
     path = find_dataset(name_or_path)
     checksum = file_checksum(path)
-    if not h5py.is_hdf5(path):
-        raise DatasetError(f"{path} is not an HDF5 file")
-    with _whole(path):
-        file = h5py.File(path, "r")
-    with file:
-        with _whole(path):
-            attrs = {name: _plain(value) for name, value in file.attrs.items()}
-        if attrs.get("format", FORMAT) != FORMAT:
-            raise DatasetError(f"{path} has format {attrs['format']!r}, known: {FORMAT!r}")
+    with _opened(path) as (file, attrs):
         with _whole(path):
             arrays = _arrays(path, file)
         episodes, rows = arrays["state"].shape[:2]
@@ -277,6 +269,28 @@ def load_dataset(name_or_path: str | Path, spec: EnvSpec | None = None) -> Datas
                 cut.won = won[i]
                 read.append(_checked(f"{path}: episode {i}", cut))
     return Dataset(path, read, **sizes, episode_limit=rows - 1, attrs=attrs, checksum=checksum)
+
+
+def require_source(name_or_path: str | Path, task: str, backend: str) -> None:
+    """Raises DatasetError if there is no such dataset, or if it says that it is of another task."""
+    path = find_dataset(name_or_path)
+    with _opened(path) as (_, attrs):
+        _check_source(path, attrs, task, backend)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[h5py.File, dict[str, Any]]]:
+    """The file and its root attributes."""
+    if not h5py.is_hdf5(path):
+        raise DatasetError(f"{path} is not an HDF5 file")
+    with _whole(path):
+        file = h5py.File(path, "r")
+    with file:
+        with _whole(path):
+            attrs = {name: _plain(value) for name, value in file.attrs.items()}
+        if attrs.get("format", FORMAT) != FORMAT:
+            raise DatasetError(f"{path} has format {attrs['format']!r}, known: {FORMAT!r}")
+        yield file, attrs
 
 
 def file_checksum(path: Path) -> str:
@@ -380,10 +394,14 @@ def _check_task(path: Path, spec: EnvSpec, attrs: dict[str, Any], sizes: dict[st
             f"{path} is of another task: it has {_sizes_in_words(sizes)}; "
             f"{spec.task} on {spec.backend} has {_sizes_in_words(asked)}"
         )
-    source = (attrs.get("task", spec.task), attrs.get("backend", spec.backend))
-    if source != (spec.task, spec.backend):
+    _check_source(path, attrs, spec.task, spec.backend)
+
+
+def _check_source(path: Path, attrs: dict[str, Any], task: str, backend: str) -> None:
+    source = (attrs.get("task", task), attrs.get("backend", backend))
+    if source != (task, backend):
         raise DatasetError(
-            f"{path} is of {source[0]} on {source[1]}, asked for: {spec.task} on {spec.backend}"
+            f"{path} is of {source[0]} on {source[1]}, asked for: {task} on {backend}"
         )
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import time
 import uuid
@@ -23,10 +22,12 @@ from typing import Any
 
 import dask
 import psutil
+from dask.system import CPU_COUNT
 from distributed import Client, Future, LocalCluster, Security, wait
 from distributed.comm import connect
 from distributed.scheduler import KilledWorker
 
+from ovmse.code import learning_code_key
 from ovmse.runs import RunError
 from ovmse.sweep.fingerprint import difference, fingerprint, mark_folder
 from ovmse.sweep.grid import Grid, NotebookRun, Plan, load_grid, plan
@@ -54,10 +55,8 @@ ELSEWHERE = 5.0  # seconds until a run that another sweep has is first asked for
 
 
 def default_workers() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """The cores that this process may use, as the system and a container's limits say."""
+    return CPU_COUNT
 
 
 def sweep(
@@ -85,6 +84,8 @@ def sweep(
             mark_folder(plan.folder)
         except OSError as error:
             raise RunError(f"{plan.folder} cannot be written: {error.strerror}") from None
+        if plan.folder.name != f"code-{learning_code_key()}":
+            raise RunError("the learning code changed since the grid was planned; plan it anew")
         expected = plan.fingerprint()
         workers = min(workers or default_workers(), max(1, waiting))
         name = uuid.uuid4().hex
@@ -112,6 +113,8 @@ class _HandOut:
     def __init__(self, client: Client, plan: Plan, terms: Terms, workers: int) -> None:
         self.client, self.plan, self.terms = client, plan, terms
         self.workers = workers  # of a local cluster
+        # One more than a cluster has room for: one that adapts grows only where work waits.
+        self.spare = 1 if client.cluster is None else 0
         self.submitted = self.mismatches = 0
 
     def run(self, state: SweepProgress, interval: float) -> Iterator[SweepProgress]:
@@ -119,14 +122,15 @@ class _HandOut:
         active: dict[Future, Watched] = {}
         while queue or active:
             state.workers = self._workers()
-            # One goes out even where no worker is yet: clusters that adapt wait for work.
-            for _ in range(min(max(1, state.workers) - len(active), len(queue))):
+            for _ in range(min(state.workers + self.spare - len(active), len(queue))):
                 if queue[0].not_before > time.monotonic():
                     queue.rotate(-1)
                     continue
                 one = queue.popleft()
                 one.start()
                 active[self._submit(one)] = one
+            for number, one in enumerate(active.values()):
+                one.queued = number >= state.workers
             yield state
             if active:
                 with self.client.as_current(), suppress(TimeoutError, CancelledError):
@@ -221,7 +225,18 @@ class _HandOut:
 
 
 def _require_alike(client: Client, plan: Plan, expected: dict[str, str]) -> None:
-    """Every worker that is there now has what this process has."""
+    """Every worker that is there now has what this process has; the scheduler has the project."""
+    address = client.scheduler.address
+    try:
+        client.run_on_scheduler(difference, {}, {})
+    except Exception as error:  # of any kind: what an import raises
+        raise RunError(
+            f"the scheduler at {address} cannot import the project ({_first_line(error)}); start "
+            "it with the project's own Python"
+        ) from None
+    for worker, threads in client.ncores().items():
+        if threads != 1:
+            raise RunError(f"worker {worker} has {threads} threads, allowed: --nthreads 1")
     found: dict[str, Any] = client.run(fingerprint, *plan.asked(), on_error="return")
     for worker, theirs in found.items():
         if isinstance(theirs, OSError | TimeoutError):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 import uuid
@@ -14,36 +12,15 @@ from pathlib import Path
 
 from distributed import get_worker
 
+from ovmse.code import learning_code
 from ovmse.datasets.hdf5 import DatasetError, file_checksum, find_dataset
 from ovmse.notebooks import code_checksum
 
-PACKAGE = Path(__file__).resolve().parents[1]
 # What can change a measured number, and what runs the notebooks.
 PACKAGES = ("torch", "numpy", "jax", "jaxlib", "jaxmarl", "h5py", "safetensors", "pydantic",
             "pandas", "filelock", "papermill", "nbclient", "jupyter_client", "ipykernel", "dask",
             "distributed")  # fmt: skip
-# Modules that no run learns with; any other counts, a new one too.
-NOT_LEARNING = ("cli.py", "terminal.py", "listing.py", "notebooks.py", "sweep/", "datasets/card.py",
-                "datasets/make.py")  # fmt: skip
 FOLDER_MARK = ".sweep-folder"
-
-
-def learning_code() -> dict[str, str]:
-    """SHA-256 of every module that a run learns with, by its path within the project."""
-    found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = path.relative_to(PACKAGE).as_posix()
-        if not name.startswith(NOT_LEARNING):
-            try:
-                found[f"ovmse/{name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
-            except FileNotFoundError:  # being replaced just now
-                found[f"ovmse/{name}"] = "missing"
-    return found
-
-
-def learning_code_key() -> str:
-    """Eight hexadecimal digits for the state of all learning modules."""
-    return hashlib.sha256(json.dumps(learning_code()).encode()).hexdigest()[:8]
 
 
 def mark_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ zip:                                # the lists of one group go in step
 scales:                             # --scale NAME; the first one if none is chosen
   quick: {parameters: {preset: quick, seed: 0..1}}
   paper: {parameters: {preset: paper}}
-then: [02_q_drift]                  # run once at the end, with `runs` = the folder of all runs
+then: [02_q_drift]                  # run once at the end, with `runs` = the directories of all runs
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ovmse.algorithms import ALGORITHMS
+from ovmse.code import PACKAGE, checksums, learning_code_key
 from ovmse.config import Config, did_you_mean
-from ovmse.datasets.hdf5 import DatasetError, file_checksum, find_dataset
+from ovmse.datasets.hdf5 import DatasetError, file_checksum, find_dataset, require_source
 from ovmse.datasets.make import LADDERS
-from ovmse.notebooks import code_checksum, parameters_cell
-from ovmse.sweep.fingerprint import PACKAGE, fingerprint, learning_code_key
+from ovmse.notebooks import code_checksum, from_project, parameters_cell
+from ovmse.sweep.fingerprint import fingerprint
 from ovmse.training import dataset_name
 
 PROJECT = PACKAGE.parent
 RUNS = Path(os.environ.get("OVMSE_RUNS") or PROJECT / "runs")
 MAX_RUNS = 10_000
-SET_BY_SWEEP = "run_dir", "runs"
 
 
 class Scale(BaseModel):
@@ -159,7 +159,7 @@ def plan(
         runs.append(builder.run(settings, label))
     if len({run.folder for run in runs}) < len(runs):
         raise ValueError(f"{grid.path}: two of the runs are the same; give every value once")
-    last = [_last_run(name, grid.path, home, code) for name in grid.then]
+    last = [_last_run(name, grid.path, runs, code) for name in grid.then]
     return Plan(home, runs, last, tuple(sorted(builder.datasets)))
 
 
@@ -172,11 +172,12 @@ class _Builder:
         self.trains = "run_dir" in self.defaults
         self.base = [code_checksum(notebook), code]
         self.datasets: dict[str, str] = {}  # name or path -> checksum
+        self.sources: set[tuple[str, str, str]] = set()  # dataset, task, backend: that go together
 
     def run(self, settings: dict[str, Any], label: str) -> NotebookRun:
         known = [*self.defaults, *(Config.model_fields if self.trains else [])]
         for name in settings:
-            if name in SET_BY_SWEEP and name in self.defaults and self.trains:
+            if name == "run_dir" and self.trains:
                 raise ValueError(f"{name} is set by the sweep; leave it out of the grid")
             if name not in known:
                 raise ValueError(
@@ -185,13 +186,14 @@ class _Builder:
         parameters = {**self.defaults, **settings}
         config, data = None, ""
         if self.trains:
-            config = self._config(parameters)
+            given = {k: v for k, v in parameters.items() if k in Config.model_fields}
+            config = Config.from_parameters(**from_project(given, PROJECT))
             # 5, "5" and 5.0 are one setting: what Config made of it counts.
             coerced = config.model_dump(include={k for k, v in settings.items() if v is not None})
             settings = {**settings, **coerced}
             parameters |= settings
             if ALGORITHMS[config.algorithm].pretrained or config.mixing_ratio:
-                data = self._checksum(dataset_name(config))
+                data = self._checksum(dataset_name(config), config)
         # The whole parameters, so that naming a default in the grid runs nothing anew.
         key = _key(*self.base, data, parameters)
         if config is not None:
@@ -203,25 +205,33 @@ class _Builder:
             settings = {**settings, "run_dir": str(folder)}
         return NotebookRun(label or name, self.notebook, folder, settings, config)
 
-    def _config(self, parameters: dict[str, Any]) -> Config:
-        given = {k: v for k, v in parameters.items() if k in Config.model_fields}
-        dataset = given.get("dataset")
-        if isinstance(dataset, str) and dataset.endswith((".h5", ".hdf5")):
-            given["dataset"] = str(PROJECT / Path(dataset).expanduser())  # as the notebooks do
-        return Config.from_parameters(**given)
-
-    def _checksum(self, name: str) -> str:
-        if name not in self.datasets:
-            try:
+    def _checksum(self, name: str, config: Config) -> str:
+        """Of a dataset that is there and of the run's task."""
+        source = name, config.task, config.backend
+        try:
+            if name not in self.datasets:
                 self.datasets[name] = file_checksum(find_dataset(name))
-            except DatasetError as error:
-                raise ValueError(f"{error}{_how_to_make(name)}") from None
+            if source not in self.sources:
+                require_source(*source)
+                self.sources.add(source)
+        except DatasetError as error:
+            raise ValueError(f"{error}{_how_to_make(name)}") from None
         return self.datasets[name]
 
 
 def _key(*content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, default=repr)
+    text = json.dumps(_ordered(content))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _ordered(value: Any) -> Any:
+    """A notebook's default may be of any kind; sets come in another order in each process."""
+    if isinstance(value, list | tuple):
+        return [_ordered(v) for v in value]
+    if isinstance(value, dict | set):
+        pairs = value.items() if isinstance(value, dict) else ((v, None) for v in value)
+        return sorted([repr(k), _ordered(v)] for k, v in pairs)
+    return value if isinstance(value, str | int | float | None) else repr(value)
 
 
 def _how_to_make(name: str) -> str:
@@ -232,12 +242,16 @@ def _how_to_make(name: str) -> str:
     return ""
 
 
-def _last_run(name: str, grid: Path, home: Path, code: str) -> NotebookRun:
+def _last_run(name: str, grid: Path, runs: list[NotebookRun], code: str) -> NotebookRun:
+    """A notebook over these runs. What it shows is made by ``analysis`` too, so that counts."""
     notebook = _find_notebook(name, grid)
     if "runs" not in parameters_cell(notebook):
         raise ValueError(f"then: {notebook.name} has no parameter 'runs'")
-    folder = home / f"{notebook.stem}_{_key(code_checksum(notebook), code)}"
-    return NotebookRun(notebook.stem, notebook, folder, {"runs": str(home)})
+    shows = code_checksum(notebook), checksums(PROJECT / "analysis")
+    key = _key(*shows, code, [run.folder.name for run in runs])
+    folder = runs[0].folder.parent / f"{notebook.stem}_{key}"
+    given = {"runs": [str(run.folder) for run in runs]}
+    return NotebookRun(notebook.stem, notebook, folder, given)
 
 
 def _find_notebook(name: str, grid: Path) -> Path:
@@ -336,12 +350,19 @@ class _StrictLoader(yaml.SafeLoader):
     """Safe, and a name that stands twice is an error: the first would be lost without a word."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = (key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge")
+        names = [self.construct_object(key, deep=True) for key in keys]
         for name in _twice(names):
             raise yaml.constructor.ConstructorError(
                 None, None, f"{name!r} stands twice", node.start_mark
             )
         return super().construct_mapping(node, deep)
+
+
+# 1e-3 is a number, as in Python and in YAML 1.2; YAML 1.1 asks for 1.0e-3.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def _twice(names: list[Any]) -> Iterator[Any]:

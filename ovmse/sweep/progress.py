@@ -26,11 +26,13 @@ class Watched:
     def __init__(self, run: NotebookRun, retry_failed: bool, anew: bool = False) -> None:
         self.run, self.label = run, run.label
         record = read_record(run.folder)
-        self.attempts = record.get("attempts", 0)
         self.state, before = "waiting", record.get("state")
+        # Of those that have ended: another sweep may be at one just now.
+        self.attempts = record.get("attempts", 0) - (before == "unfinished")
         if not anew and (before == "done" or (before == "failed" and not retry_failed)):
             self.state = before
         self.error = record.get("error", "") if self.state == "failed" else ""
+        self.queued = False  # handed out, and no worker has room yet
         self.elsewhere = 0  # how often in a row another sweep was at it
         self.not_before = 0.0
         self.give_ups, self.reached_then = 0, ""  # how often Dask gave up, and where
@@ -47,9 +49,9 @@ class Watched:
     @property
     def shown(self) -> str:
         """The state that people see."""
-        return (
-            "elsewhere" if self.elsewhere and self.state in ("waiting", "running") else self.state
-        )
+        if self.elsewhere and self.state in ("waiting", "running"):
+            return "elsewhere"
+        return "waiting" if self.queued and self.state == "running" else self.state
 
     def start(self) -> None:
         """It is handed to a worker."""

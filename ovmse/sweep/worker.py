@@ -24,6 +24,7 @@ from distributed import WorkerPlugin, get_worker
 from filelock import FileLock, Timeout
 from traitlets.config import Config
 
+from ovmse.code import EXPECTED, CodeChangedError
 from ovmse.listing import read_json
 from ovmse.runs import write_json
 from ovmse.sweep.fingerprint import difference, fingerprint
@@ -92,7 +93,8 @@ def execute(run: NotebookRun, terms: Terms, attempts: int) -> Outcome:
     except Timeout:
         return Outcome("elsewhere", worker=here)
     except OSError as error:
-        return Outcome("folder" if error.errno in FOLDER_ERRORS else "died", _line(error), here)
+        said = _line(type(error).__name__, error)
+        return Outcome("folder" if error.errno in FOLDER_ERRORS else "died", said, here)
 
 
 def _recorded(run: NotebookRun, terms: Terms, known: dict[str, Any], here: str) -> Outcome:
@@ -120,7 +122,7 @@ def _execute(run: NotebookRun, terms: Terms) -> tuple[State, str]:
 
     name = run.notebook.stem
     output = run.folder / f"{name}.ipynb"
-    failed = run.folder / f"{name}.failed.ipynb"
+    failed = _failed(run)
     partial = run.folder / f".{name}.{os.getpid()}.ipynb"
     for left in run.folder.glob(f".{name}.*.ipynb"):  # of a worker that was killed
         left.unlink()
@@ -128,6 +130,7 @@ def _execute(run: NotebookRun, terms: Terms) -> tuple[State, str]:
     # tensor then faults its pages in anew, which doubled the time of a run.
     os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ[EXPECTED] = run.folder.parent.name.removeprefix("code-")
     with (
         _stderr_to(run.folder / f"{name}.log"),
         _socket_folder() as sockets,
@@ -146,15 +149,20 @@ def _execute(run: NotebookRun, terms: Terms) -> tuple[State, str]:
                 config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
                 shutdown_kernel="immediate",  # what it wrote is on disk; unloading takes 3 s
             )
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())  # else its record could outlive it
             os.replace(partial, output)
             failed.unlink(missing_ok=True)
             return "done", ""
         except Exception as error:  # of any kind: the notebook's own, the kernel's, the disk's
             if isinstance(error, papermill.PapermillExecutionError):
-                said = f"{error.ename}: {error.evalue}"
+                if error.ename == CodeChangedError.__name__:
+                    return "mismatch", error.evalue
+                said = _line(error.ename, error.evalue)
+                blamed = error.evalue
             else:
-                said = _line(error)
-            if _blames_folder(said, run.folder):
+                said, blamed = _line(type(error).__name__, error), str(error)
+            if _blames_folder(blamed, run.folder):
                 return "folder", said
             verdict: State = watch.verdict or ("died" if _kernel_died(error) else "failed")
             if verdict != "stopped":
@@ -265,8 +273,15 @@ def recorded(folder: Path) -> float:
 def record_failure(run: NotebookRun, error: str) -> None:
     """Notes that a run failed which could not do so itself, unless another sweep has taken it."""
     with suppress(Timeout), FileLock(run.folder / LOCK, timeout=0):
+        for partial in run.folder.glob(f".{run.notebook.stem}.*.ipynb"):
+            os.replace(partial, _failed(run))
         record = {**read_record(run.folder), "state": "failed", "error": error}
         write_json(run.folder / RECORD, record)
+
+
+def _failed(run: NotebookRun) -> Path:
+    """A notebook that failed, its cells up to the failure executed."""
+    return run.folder / f"{run.notebook.stem}.failed.ipynb"
 
 
 def _path(path: Path) -> str:
@@ -274,8 +289,8 @@ def _path(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+def _line(name: str, said: object) -> str:
+    return f"{name}: {' '.join(str(said).split())[:300]}"
 
 
 @contextmanager

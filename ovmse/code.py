@@ -1,0 +1,54 @@
+"""Which state of the code a run learns with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+# Modules that no run learns with; any other counts, a new one too.
+NOT_LEARNING = ("cli.py", "terminal.py", "listing.py", "notebooks.py", "sweep/", "datasets/card.py",
+                "datasets/make.py")  # fmt: skip
+EXPECTED = "OVMSE_CODE"  # set by a sweep for its kernels
+
+
+class CodeChangedError(RuntimeError):
+    """What this process has imported may not be the code that its sweep began with."""
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every module below a folder, by its path from there; hidden files do not count."""
+    found = {}
+    for path in sorted(folder.rglob("*.py")):
+        name = path.relative_to(folder)
+        if any(part.startswith(".") for part in name.parts):
+            continue  # what an editor leaves
+        try:
+            found[name.as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+        except FileNotFoundError:  # being replaced just now
+            found[name.as_posix()] = "missing"
+    return found
+
+
+def learning_code() -> dict[str, str]:
+    """The checksum of every module that a run learns with, by its path within the project."""
+    found = checksums(PACKAGE)
+    return {f"ovmse/{n}": found[n] for n in found if not n.startswith(NOT_LEARNING)}
+
+
+def learning_code_key() -> str:
+    """Eight hexadecimal digits for the state of all learning modules."""
+    return hashlib.sha256(json.dumps(learning_code()).encode()).hexdigest()[:8]
+
+
+def require_expected_code() -> None:
+    """Raises CodeChangedError if a sweep started this process and the code is another by now.
+
+    To be called once everything that learns is imported: a worker compares before it starts a
+    kernel, and the kernel's imports take seconds, in which a file may be saved.
+    """
+    expected = os.environ.get(EXPECTED)
+    if expected and expected != learning_code_key():
+        raise CodeChangedError("the code changed while this run was starting")
