@@ -45,3 +45,11 @@ def dataset_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     battles = collect(q, env, 24, np.random.default_rng(0), epsilon=1.0)
     path = tmp_path_factory.mktemp("data") / "random.h5"
     return write_dataset(path, battles, env.spec, {"policy": "random"})
+
+
+@pytest.fixture(scope="session")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A grid of four short runs on the climb game."""
+    from sweeps import climb_grid
+
+    return climb_grid(tmp_path_factory.mktemp("grid"))

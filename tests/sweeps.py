@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +61,13 @@ def write_notebook(path: Path, *cells: str) -> Path:
     return path
 
 
+def waiting_grid(tmp_path: Path, seconds: float, count: int) -> Path:
+    """Runs that only pass the time."""
+    cells = ("number = 0", f"import time\ntime.sleep({seconds})")
+    notebook = write_notebook(tmp_path / "wait.ipynb", *cells)
+    return write_grid(tmp_path / "wait.yaml", notebook.name, {"number": f"0..{count - 1}"})
+
+
 class Sweep:
     """`ovmse sweep` as a process of its own, as from a shell without a terminal."""
 
@@ -72,8 +81,9 @@ class Sweep:
         self.process = subprocess.Popen(
             [*command, *options], cwd=project, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(project)},
+            env={**os.environ, "PYTHONPATH": str(project)}, preexec_fn=_heed_interrupts,
         )  # fmt: skip
+        weakref.finalize(self, _kill, self.process)  # of a test that failed
 
     def end(self, timeout: float = 300) -> tuple[int, str, str]:
         """Exit code, output and errors, once it has ended."""
@@ -102,6 +112,16 @@ class Sweep:
         """Whether a run has measured online."""
         files = self.folder.glob("code-*/*/metrics.jsonl")
         return any('"online"' in file.read_text() for file in files)
+
+
+def _heed_interrupts() -> None:
+    """A shell starts what it runs in the background deaf to Ctrl-C, and tests may run there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _kill(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def copied_code(folder: Path) -> Path:

@@ -14,15 +14,10 @@ import nbformat
 import psutil
 import pytest
 import safetensors
-from sweeps import Sweep, alive, climb_grid, measured, scheduler, worker
+from sweeps import Sweep, alive, measured, scheduler, worker
 
 from ovmse.listing import list_runs
 from ovmse.sweep.worker import read_record
-
-
-@pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return climb_grid(tmp_path_factory.mktemp("grid"))
 
 
 @pytest.fixture(scope="module")

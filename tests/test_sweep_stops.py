@@ -15,28 +15,20 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from distributed import LocalCluster
 from sweeps import (
     ROOT,
     Sweep,
     alive,
-    climb_grid,
     copied_code,
     measured,
-    scheduler,
-    worker,
+    waiting_grid,
     write_grid,
     write_notebook,
 )
 
 from ovmse.listing import list_runs
-from ovmse.sweep import GIVE_UPS, load_grid, plan, sweep
+from ovmse.sweep import GIVE_UPS
 from ovmse.sweep.worker import read_record
-
-
-@pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return climb_grid(tmp_path_factory.mktemp("grid"))
 
 
 def test_2s3z_killed_workers_change_nothing(tmp_path: Path) -> None:
@@ -80,28 +72,6 @@ def test_a_signal_stops_every_kernel_and_leaves_no_process(
     psutil.wait_procs(below, timeout=5)
     assert not alive(below)
     assert {run.status for run in list_runs(tmp_path)} == {"unfinished"}
-
-
-def test_a_signal_stops_the_notebooks_of_this_sweep_alone_on_a_shared_cluster(
-    grid: Path, tmp_path: Path
-) -> None:
-    with scheduler(tmp_path) as (address, _), worker(address, tmp_path), worker(address, tmp_path):
-        for_long = ("--scheduler", address, "-p", "online_steps=1000000", "-p", "algorithm=qmix")
-        mine = Sweep(grid, tmp_path / "mine", *for_long, "-p", "seed=0")
-        other = Sweep(grid, tmp_path / "other", *for_long, "-p", "seed=1")
-        mine.until(mine.training)
-        other.until(other.training)
-        mine.process.terminate()
-        assert mine.end(timeout=30)[0] == 130
-        (ended,), (going,) = list_runs(tmp_path / "mine"), list_runs(tmp_path / "other")
-        deadline = time.monotonic() + 5
-        while ended.status == "running":
-            assert time.monotonic() < deadline
-            (ended,) = list_runs(tmp_path / "mine")
-        assert (ended.status, going.status) == ("unfinished", "running")
-        assert not list(ended.path.glob("*.failed.ipynb"))
-        other.process.terminate()
-        assert other.end(timeout=30)[0] == 130
 
 
 def test_a_signal_while_it_starts_leaves_no_process(grid: Path, tmp_path: Path) -> None:
@@ -205,70 +175,6 @@ def test_code_that_changes_while_a_kernel_imports_is_noticed(tmp_path: Path) -> 
     assert (run.status, run.env_steps) == ("unfinished", None)  # nothing was measured
 
 
-def waiting_grid(tmp_path: Path, seconds: float, count: int) -> Path:
-    """Runs that only pass the time."""
-    cells = ("number = 0", f"import time\ntime.sleep({seconds})")
-    notebook = write_notebook(tmp_path / "wait.ipynb", *cells)
-    return write_grid(tmp_path / "wait.yaml", notebook.name, {"number": f"0..{count - 1}"})
-
-
-def test_a_worker_that_differs_is_named_before_anything_starts(tmp_path: Path) -> None:
-    other = copied_code(tmp_path)
-    with (other / "ovmse/learner.py").open("a") as file:
-        file.write("\n# another state of the code\n")
-    grid, runs = waiting_grid(tmp_path, 1, 2), tmp_path / "runs"
-    with scheduler(tmp_path) as (address, _):
-        with worker(address, tmp_path, project=other):
-            code, _, err = Sweep(grid, runs, "--scheduler", address).end(timeout=90)
-        assert code == 2
-        assert err.startswith("ovmse: worker tcp://127.0.0.1:")
-        assert "has another ovmse/learner.py" in err
-        with worker(address, tmp_path, threads=2):
-            code, _, err = Sweep(grid, runs, "--scheduler", address).end(timeout=90)
-        assert code == 2
-        assert err.startswith("ovmse: worker tcp://127.0.0.1:")
-        assert "has 2 threads, allowed: --nthreads 1" in err
-    assert not list(runs.glob("code-*/wait_*"))
-
-
-def test_a_worker_that_joins_later_and_differs_gets_no_run(tmp_path: Path) -> None:
-    other = copied_code(tmp_path)
-    with (other / "ovmse/learner.py").open("a") as file:
-        file.write("\n# another state of the code\n")
-    grid, runs = waiting_grid(tmp_path, 4, 4), tmp_path / "runs"
-    with scheduler(tmp_path) as (address, _), worker(address, tmp_path):
-        sweep = Sweep(grid, runs, "--scheduler", address)
-        sweep.until(lambda: list(runs.glob("code-*/*/sweep.json")))
-        with worker(address, tmp_path, project=other):
-            code, out, err = sweep.end()
-    assert code == 0, err
-    assert "4 done of 4" in out
-    assert "is not used: it has another ovmse/learner.py" in err
-    assert [read_record(run.path)["attempts"] for run in list_runs(runs)] == [1] * 4
-
-
-def test_a_scheduler_without_the_project_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "ovmse").mkdir()
-    (tmp_path / "ovmse/__init__.py").write_text("raise ImportError('another project')")
-    grid = waiting_grid(tmp_path, 1, 2)
-    with scheduler(tmp_path, project=tmp_path) as (address, _):
-        code, _, err = Sweep(grid, tmp_path / "runs", "--scheduler", address).end(timeout=90)
-    assert code == 2
-    assert f"the scheduler at {address} cannot import the project" in err.splitlines()[-1]
-
-
-def test_a_cluster_that_adapts_gets_work_to_grow_for(tmp_path: Path) -> None:
-    """Such a cluster adds workers only while more is handed out than it has room for."""
-    planned = plan(load_grid(waiting_grid(tmp_path, 6, 4)), tmp_path / "runs")
-    with LocalCluster(
-        n_workers=0, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-    ) as cluster:
-        cluster.adapt(minimum=0, maximum=2, interval="200ms")
-        seen = [state.workers for state in sweep(planned, scheduler=cluster.scheduler_address)]
-    assert max(count for count in seen if count is not None) == 2
-    assert [run.status for run in list_runs(tmp_path / "runs")] == ["done"] * 4
-
-
 def test_a_kernel_that_dies_each_time_fails_its_run_alone(tmp_path: Path) -> None:
     notebook = write_notebook(
         tmp_path / "dies.ipynb", "number = 0", "import os, signal",
@@ -303,10 +209,3 @@ def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
     for expected in ("test battles won", "running", "2 done of 2", "number 1"):
         assert expected in text
     assert "\x1b[" in text  # redrawn in place
-
-
-def test_a_scheduler_that_does_not_answer_is_one_sentence(grid: Path, tmp_path: Path) -> None:
-    code, _, err = Sweep(grid, tmp_path / "runs", "--scheduler", "tcp://127.0.0.1:9").end(90)
-    assert code == 2
-    assert err.startswith("ovmse: --scheduler tcp://127.0.0.1:9 does not answer")
-    assert len(err.splitlines()) == 1

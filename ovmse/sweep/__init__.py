@@ -153,9 +153,7 @@ class _HandOut:
                 return there
         except (OSError, TimeoutError):
             pass
-        raise RunError(
-            f"the scheduler at {self.client.scheduler.address} is gone; the same command continues"
-        )
+        raise _lost(self.client)
 
     def _submit(self, one: Watched) -> Future:
         self.submitted += 1
@@ -226,13 +224,14 @@ class _HandOut:
 
 def _require_alike(client: Client, plan: Plan, expected: dict[str, str]) -> None:
     """Every worker that is there now has what this process has; the scheduler has the project."""
-    address = client.scheduler.address
     try:
         client.run_on_scheduler(difference, {}, {})
+    except (OSError, TimeoutError):
+        raise _lost(client) from None
     except Exception as error:  # of any kind: what an import raises
         raise RunError(
-            f"the scheduler at {address} cannot import the project ({_first_line(error)}); start "
-            "it with the project's own Python"
+            f"the scheduler at {client.scheduler.address} cannot import the project "
+            f"({_first_line(error)}); start it with the project's own Python"
         ) from None
     for worker, threads in client.ncores().items():
         if threads != 1:
@@ -282,6 +281,12 @@ def _tell_workers(client: Client, sweep: str) -> None:
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()
     thread.join(timeout=3)
+
+
+def _lost(client: Client) -> RunError:
+    return RunError(
+        f"the scheduler at {client.scheduler.address} is gone; the same command continues"
+    )
 
 
 def _require_answer(scheduler: str) -> None:
