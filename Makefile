@@ -39,6 +39,6 @@ test: setup
 lab: setup
 	@$(RUN) jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
-# Three quarters of an hour on a machine with nothing else to do; BENCH_FLAGS='--out bench.md' keeps the table.
+# About an hour on a machine with nothing else to do; BENCH_FLAGS='--out bench.md' keeps the table.
 bench: setup
 	@$(RUN) bench $(BENCH_FLAGS)

@@ -78,10 +78,11 @@ class Sweep:
         if "--scheduler" not in options:
             command += ["--workers", str(workers)]
         self.folder = folder
+        _heed_interrupts()
         self.process = subprocess.Popen(
             [*command, *options], cwd=project, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(project)}, preexec_fn=_heed_interrupts,
+            env={**os.environ, "PYTHONPATH": str(project)},
         )  # fmt: skip
         weakref.finalize(self, _kill, self.process)  # of a test that failed
 
@@ -115,8 +116,9 @@ class Sweep:
 
 
 def _heed_interrupts() -> None:
-    """A shell starts what it runs in the background deaf to Ctrl-C, and tests may run there."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """A shell starts what it runs in the background deaf to Ctrl-C, and that is inherited."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _kill(process: subprocess.Popen) -> None:
