@@ -7,6 +7,7 @@ that the process which started it is gone, and ends.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import platform
 import signal
@@ -172,6 +173,9 @@ def _execute(run: NotebookRun, terms: Terms) -> tuple[State, str]:
         finally:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+            # What a notebook leaves refers to itself, and Python would look for that only after
+            # hundreds of them.
+            gc.collect()
 
 
 def _socket_folder() -> tempfile.TemporaryDirectory[str]:
