@@ -250,7 +250,7 @@ def parameters_given(texts: list[str] | None) -> dict[str, Any]:
 def _setting(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise ValueError(f"settings: got {text!r}, allowed: NAME=VALUE")
+        raise ValueError(f"got {text!r}, allowed: NAME=VALUE, such as seed=1")
     return name, value
 
 

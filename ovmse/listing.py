@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -140,5 +141,9 @@ def export(table: pd.DataFrame, path: Path) -> None:
     """Writes a table as Parquet, atomically; raises ValueError for another kind of file."""
     if path.suffix != ".parquet":
         raise ValueError(f"--export: got {path.name!r}, allowed: a name that ends in .parquet")
-    with replacing(path) as temporary:
-        table.to_parquet(temporary, index=False)
+    try:
+        with replacing(path) as temporary:
+            table.to_parquet(temporary, index=False)
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else error
+        raise ValueError(f"--export: {path} cannot be written ({why})") from None

@@ -33,7 +33,7 @@ def test_train_runs_and_a_second_time_only_reads(tmp_path: Path, dataset_file: P
         (["--algorithm", "ovms"], "algorithm: got 'ovms', allowed: 'ovmse'"),
         (["mixing_ratio=2"], "mixing_ratio: got '2', allowed: less than or equal to 1"),
         (["mixing=1"], "there is no setting 'mixing'; did you mean 'mixing_ratio'?"),
-        (["mixing_ratio"], "settings: got 'mixing_ratio', allowed: NAME=VALUE"),
+        (["mixing_ratio"], "got 'mixing_ratio', allowed: NAME=VALUE"),
         (["--dataset", "none"], "there is no dataset '2s3z_none'"),
     ],
 )

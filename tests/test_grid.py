@@ -77,6 +77,7 @@ def test_the_key_is_made_of_what_decides_the_run(tmp_path: Path) -> None:
     assert base.startswith("qmix_climb_monotone_seed3_")
     assert keys(tmp_path, text % "'3'") == [base]  # the same setting, written otherwise
     assert keys(tmp_path, text % "3, preset: tiny") == [base]  # the notebook's default, said
+    assert keys(tmp_path, text % "3, gamma: null") == [base]
     assert keys(tmp_path, text % "[3, 4]")[0] == base  # what else is in the grid does not matter
     assert keys(tmp_path, text % "3, gamma: 0.9") != [base]
     assert keys(tmp_path, text % "4") != [base]
@@ -203,6 +204,11 @@ QMIX = "notebook: 01_train\nparameters: {algorithm: qmix, task: climb_monotone"
         (QMIX + "}\nthen: [01_train]", "then: 01_train.ipynb has no parameter 'runs'"),
         (QMIX + ", seed: 2024-13-45}", "is not YAML"),
         (QMIX + ", seed: !!float abc}", "is not YAML"),
+        (QMIX + ", seed: !!bool abc}", "is not YAML"),
+        (QMIX + ", seed: !!int ''}", "is not YAML"),
+        (QMIX + ", seed: [0, null]}", "two of the runs are the same"),
+        (QMIX + ", <<: {seed: 1}, <<: {seed: 2}}", "'<<' stands twice"),
+        (QMIX + "}\nthen: [02_q_drift, 02_q_drift]", "then: '02_q_drift' stands twice"),
         ("notebook: ~nouser/x.ipynb", "there is no notebook"),
         ("notebook: !!python/object/apply:os.system [ls]", "is not YAML"),
         ("notebook: 01_train\nparameters: {task: 6h_vs_8z}",
@@ -225,7 +231,7 @@ def test_a_mistake_is_one_sentence_before_anything_starts(
     ("options", "message"),
     [
         (["--scale", "huge"], "--scale: got 'huge', allowed: quick, paper"),
-        (["-p", "seed"], "settings: got 'seed', allowed: NAME=VALUE"),
+        (["-p", "seed"], "got 'seed', allowed: NAME=VALUE"),
         (["-p", "seed="], "seed: got no value"),
         (["-p", "seed=1", "-p", "seed=2"], "seed: got it twice; give a list, such as [0, 1]"),
         (["-p", "seed=[1"], "seed: got '[1', allowed: a value, a range or a list"),

@@ -99,6 +99,7 @@ def test_the_export_is_the_table_that_analysis_reads(folder: Path, tmp_path: Pat
         (["nowhere"], "there is no folder nowhere"),
         (["FOLDER", "--status", "dead"], "--status: got 'dead', allowed: done, running"),
         (["FOLDER", "--export", "x.csv"], "got 'x.csv', allowed: a name that ends in .parquet"),
+        (["FOLDER", "--export", "/dev/null/x.parquet"], "--export: /dev/null/x.parquet cannot be"),
         (["FOLDER", "--task", "3s5z", "--export", "x.parquet"], "nothing to export"),
     ],
 )

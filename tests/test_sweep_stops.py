@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +28,7 @@ from sweeps import (
 )
 
 from ovmse.listing import list_runs
-from ovmse.sweep import GIVE_UPS
+from ovmse.sweep import GIVE_UPS, worker
 from ovmse.sweep.worker import read_record
 
 
@@ -209,3 +210,17 @@ def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
     for expected in ("test battles won", "running", "2 done of 2", "number 1"):
         assert expected in text
     assert "\x1b[" in text  # redrawn in place
+
+
+def test_the_socket_folders_of_killed_workers_are_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(worker, "LONGEST_TEMPORARY", 1000)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for pid in (ended.pid, os.getpid()):
+        (tmp_path / f"ovmse-{pid}-abc").mkdir()
+    with worker._socket_folder() as mine:
+        found = set(os.listdir(tmp_path))
+    assert found == {f"ovmse-{os.getpid()}-abc", Path(mine).name}

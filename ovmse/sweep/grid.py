@@ -41,6 +41,8 @@ from ovmse.training import dataset_name
 PROJECT = PACKAGE.parent
 RUNS = Path(os.environ.get("OVMSE_RUNS") or PROJECT / "runs")
 MAX_RUNS = 10_000
+# PyYAML lets pass on what its tags stumble over: `!!int ''`, `!!bool x`.
+YAML_ERRORS = (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError)
 
 
 class Scale(BaseModel):
@@ -99,7 +101,7 @@ def load_grid(path: str | Path) -> Grid:
         raise ValueError(f"{path} cannot be read ({error})") from None
     try:
         content = yaml.load(text, _StrictLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except YAML_ERRORS as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: got {_short(content)}, allowed: notebook, parameters, zip, ...")
@@ -121,7 +123,7 @@ def grid_value(name: str, text: str) -> Any:
     """A value as the grid file would say it: `0.1`, `0..5`, `[2s3z, 3s5z]`."""
     try:
         return yaml.load(text, _StrictLoader)
-    except (yaml.YAMLError, RecursionError, ValueError):
+    except YAML_ERRORS:
         raise ValueError(f"{name}: got {text!r}, allowed: a value, a range or a list") from None
 
 
@@ -159,6 +161,8 @@ def plan(
         runs.append(builder.run(settings, label))
     if len({run.folder for run in runs}) < len(runs):
         raise ValueError(f"{grid.path}: two of the runs are the same; give every value once")
+    for name in _twice(grid.then):
+        raise ValueError(f"{grid.path}: then: {name!r} stands twice")
     last = [_last_run(name, grid.path, runs, code) for name in grid.then]
     return Plan(home, runs, last, tuple(sorted(builder.datasets)))
 
@@ -191,10 +195,10 @@ class _Builder:
             # 5, "5" and 5.0 are one setting: what Config made of it counts.
             coerced = config.model_dump(include={k for k, v in settings.items() if v is not None})
             settings = {**settings, **coerced}
-            parameters |= settings
+            parameters |= settings | config.model_dump()  # what null and a preset stand for
             if ALGORITHMS[config.algorithm].pretrained or config.mixing_ratio:
                 data = self._checksum(dataset_name(config), config)
-        # The whole parameters, so that naming a default in the grid runs nothing anew.
+        # All parameters, so that naming a default in the grid runs nothing anew.
         key = _key(*self.base, data, parameters)
         if config is not None:
             name = f"{config.algorithm}_{config.task}_seed{config.seed}"
@@ -350,8 +354,10 @@ class _StrictLoader(yaml.SafeLoader):
     """Safe, and a name that stands twice is an error: the first would be lost without a word."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = (key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge")
-        names = [self.construct_object(key, deep=True) for key in keys]
+        names = [
+            key.value if key.tag == "tag:yaml.org,2002:merge" else self.construct_object(key, True)
+            for key, _ in node.value
+        ]
         for name in _twice(names):
             raise yaml.constructor.ConstructorError(
                 None, None, f"{name!r} stands twice", node.start_mark

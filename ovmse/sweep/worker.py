@@ -10,6 +10,7 @@ import errno
 import gc
 import os
 import platform
+import shutil
 import signal
 import tempfile
 import threading
@@ -182,7 +183,12 @@ def _socket_folder() -> tempfile.TemporaryDirectory[str]:
     """Only its owner can enter it, and so talk to the kernel."""
     usual = tempfile.gettempdir()
     where = usual if len(usual) <= LONGEST_TEMPORARY else "/tmp"
-    return tempfile.TemporaryDirectory(prefix="ovmse-", dir=where, ignore_cleanup_errors=True)
+    for left in Path(where).glob("ovmse-*-*"):  # of a worker that was killed
+        pid = left.name.split("-")[1]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    prefix = f"ovmse-{os.getpid()}-"
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=where, ignore_cleanup_errors=True)
 
 
 def _kernel_died(error: Exception) -> bool:
