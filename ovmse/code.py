@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -43,6 +44,7 @@ def learning_code_key() -> str:
     return hashlib.sha256(json.dumps(learning_code()).encode()).hexdigest()[:8]
 
 
+@cache  # what is saved after the imports does not matter to this process
 def require_expected_code() -> None:
     """Raises CodeChangedError if a sweep started this process and the code is another by now.
 

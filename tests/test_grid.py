@@ -13,7 +13,14 @@ from sweeps import write_climb_dataset, write_notebook
 from typer.testing import CliRunner
 
 from ovmse.cli import app
-from ovmse.code import checksums, learning_code
+from ovmse.code import (
+    EXPECTED,
+    CodeChangedError,
+    checksums,
+    learning_code,
+    learning_code_key,
+    require_expected_code,
+)
 from ovmse.config import Config
 from ovmse.notebooks import code_checksum, parameters_cell
 from ovmse.runs import write_json
@@ -131,6 +138,20 @@ def test_what_an_editor_leaves_is_no_code(tmp_path: Path) -> None:
     assert checksums(tmp_path) == before
     (tmp_path / "a.py").write_text("x = 2")
     assert checksums(tmp_path) != before
+
+
+def test_an_edit_counts_until_everything_is_imported_and_not_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    require_expected_code.cache_clear()
+    monkeypatch.setenv(EXPECTED, "another")
+    with pytest.raises(CodeChangedError):
+        require_expected_code()
+    monkeypatch.setenv(EXPECTED, learning_code_key())
+    require_expected_code()
+    monkeypatch.setenv(EXPECTED, "another")
+    require_expected_code()  # a run whose pre-training is over goes on
+    require_expected_code.cache_clear()
 
 
 def test_the_last_notebooks_look_at_the_runs_of_the_plan_alone(tmp_path: Path) -> None:

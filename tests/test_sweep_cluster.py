@@ -13,10 +13,16 @@ from ovmse.sweep import load_grid, plan, sweep
 from ovmse.sweep.worker import read_record
 
 
-def test_a_worker_that_differs_is_named_before_anything_starts(tmp_path: Path) -> None:
-    other = copied_code(tmp_path)
-    with (other / "ovmse/learner.py").open("a") as file:
+def another_state(folder: Path) -> Path:
+    """A project whose learning code differs."""
+    project = copied_code(folder)
+    with (project / "ovmse/learner.py").open("a") as file:
         file.write("\n# another state of the code\n")
+    return project
+
+
+def test_a_worker_that_differs_is_named_before_anything_starts(tmp_path: Path) -> None:
+    other = another_state(tmp_path)
     grid, runs = waiting_grid(tmp_path, 1, 2), tmp_path / "runs"
     with scheduler(tmp_path) as (address, _):
         with worker(address, tmp_path, project=other):
@@ -33,9 +39,7 @@ def test_a_worker_that_differs_is_named_before_anything_starts(tmp_path: Path) -
 
 
 def test_a_worker_that_joins_later_and_differs_gets_no_run(tmp_path: Path) -> None:
-    other = copied_code(tmp_path)
-    with (other / "ovmse/learner.py").open("a") as file:
-        file.write("\n# another state of the code\n")
+    other = another_state(tmp_path)
     grid, runs = waiting_grid(tmp_path, 4, 4), tmp_path / "runs"
     with scheduler(tmp_path) as (address, _), worker(address, tmp_path):
         sweep = Sweep(grid, runs, "--scheduler", address)

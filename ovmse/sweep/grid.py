@@ -195,7 +195,7 @@ class _Builder:
             # 5, "5" and 5.0 are one setting: what Config made of it counts.
             coerced = config.model_dump(include={k for k, v in settings.items() if v is not None})
             settings = {**settings, **coerced}
-            parameters |= settings | config.model_dump()  # what null and a preset stand for
+            parameters |= config.model_dump()  # what null and a preset stand for
             if ALGORITHMS[config.algorithm].pretrained or config.mixing_ratio:
                 data = self._checksum(dataset_name(config), config)
         # All parameters, so that naming a default in the grid runs nothing anew.
