@@ -9,13 +9,15 @@ from typing import Annotated
 
 import typer
 
-from analysis.notebook import ROOT, runs_folder
+from analysis.notebook import runs_folder
 from analysis.report import write_report
-from ovmse.cli import one_sentence, parameters_given
-from ovmse.sweep import default_workers, load_grid, plan, sweep
-from ovmse.terminal import show_sweep, stoppable
+from ovmse.cli.app import one_sentence, parameters_given
+from ovmse.cli.terminal import show_sweep, stoppable
+from ovmse.runs.files import PROJECT
+from ovmse.sweep.engine import default_workers, sweep
+from ovmse.sweep.grid import load_grid, plan
 
-GRID = ROOT / "notebooks/grids/figure1.yaml"
+GRID = PROJECT / "notebooks/grids/figure1.yaml"
 MOST_WORKERS = 4  # so that the memory stays below 5 GB
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ovmse.config import did_you_mean
-from ovmse.notebooks import assigned, from_project
-
-ROOT = Path(__file__).resolve().parents[1]  # the repository
+from ovmse.runs.files import PROJECT, RUNS, from_project
+from ovmse.sweep.notebook_source import assigned
 
 
 def parameters(namespace: dict[str, Any], known: Iterable[str]) -> dict[str, Any]:
@@ -25,12 +23,12 @@ def parameters(namespace: dict[str, Any], known: Iterable[str]) -> dict[str, Any
     for name in assigned(injected[-1]) if injected else []:
         if name not in known:
             raise ValueError(f"the notebook has no parameter {name!r}{did_you_mean(name, known)}")
-    return from_project({name: namespace[name] for name in known if name in namespace}, ROOT)
+    return from_project({name: namespace[name] for name in known if name in namespace})
 
 
 def runs_folder(given: str, default: str) -> Path:
     """A folder of runs: absolute as given, else from the repository, whatever the working
     directory. Nothing given means `default` within `runs/` (or within $OVMSE_RUNS)."""
     if given:
-        return ROOT / Path(given).expanduser()
-    return Path(os.environ.get("OVMSE_RUNS") or ROOT / "runs") / default
+        return PROJECT / Path(given).expanduser()
+    return RUNS / default

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from analysis.theme import in_order
+from analysis.charts.theme import in_order
+from ovmse.config import Config
+from ovmse.runs.reading import find_runs
+from ovmse.runs.tables import metrics_table
 
 
 def curves(source: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     """Every metrics row of a folder of runs, of a list of run directories, or of an export.
 
-    Columns as in `ovmse.listing.metrics_table`: `run`, the settings, `phase`, `env_steps`,
+    Columns as in `ovmse.runs.tables.metrics_table`: `run`, the settings, `phase`, `env_steps`,
     `updates` and the measures. A path that ends in `.parquet` is what `ovmse runs --export` wrote.
-    Raises `ovmse.runs.RunError` where there is no run.
+    Raises `ovmse.runs.reading.RunError` where there is no run.
     """
-    from ovmse.listing import metrics_table  # here: it imports torch
-    from ovmse.runs import find_runs
-
     if isinstance(source, str | Path) and Path(source).suffix == ".parquet":
         return pd.read_parquet(source)
     return metrics_table(find_runs(source))
@@ -29,21 +29,45 @@ def curves(source: str | Path | Iterable[str | Path]) -> pd.DataFrame:
 CLOCK = {"online": "env_steps", "offline": "updates"}
 
 
-def measured(table: pd.DataFrame, measure: str, phase: str = "online") -> pd.DataFrame:
-    """The rows of one phase that carry `measure`, of one question only.
+# Which question a table answers: nothing is compared across these.
+QUESTION = ["task", "dataset", "backend", "preset", "code"]
 
-    Raises `ValueError` where the rows mix tasks, datasets, backends or presets, or hold two runs of
-    the same algorithm and seed: their mean would answer no question. Filter the table first.
+
+def measured(
+    table: pd.DataFrame, measure: str, phase: str = "online", by: Sequence[str] = ("algorithm",)
+) -> pd.DataFrame:
+    """The rows of one phase that carry `measure`, of runs that may be averaged and compared.
+
+    Runs are averaged within the groups of `by`, over their seeds. Raises `ValueError` with one
+    sentence that names what differs: where the runs of a group differ in any setting but the seed,
+    in the code that made them, or where two have the same seed; and where groups differ in the
+    task, the dataset, the backend, the preset or the code, unless it is grouped by. A run that
+    learned from no data has no dataset to differ in.
     """
     rows = table[(table.phase == phase) & table[measure].notna()]
-    for name in ("task", "dataset", "backend", "preset"):
-        if (found := rows[name].dropna().unique()).size > 1:
+    runs = rows.drop_duplicates("run")
+    for name in QUESTION:
+        if name not in by and (found := _values(runs, name)).size > 1:
             raise ValueError(f"runs of {found.size} {name}s at once: {list(found)}; pick one")
-    runs = rows.groupby(["algorithm", "seed"]).run.nunique()
-    if (runs > 1).any():
-        algorithm, seed = runs.idxmax()
-        raise ValueError(f"{runs.max()} runs of {algorithm} with seed {seed}; keep one a seed")
+    settings = [n for n in [*Config.model_fields, "code"] if n != "seed" and n in runs]
+    for key, group in runs.groupby(list(by), dropna=False):
+        who = " ".join(map(str, key))
+        for name in settings:
+            if name not in by and (found := _values(group, name)).size > 1:
+                raise ValueError(
+                    f"the runs of {who} differ in {name}: {list(found)}; pick one, or group by it"
+                )
+        if (twice := group.seed.duplicated()).any():
+            seed = group.seed[twice].iloc[0]
+            count = (group.seed == seed).sum()
+            raise ValueError(f"{count} runs of {who} with seed {seed}; keep one a seed")
     return rows
+
+
+def _values(runs: pd.DataFrame, name: str) -> np.ndarray:
+    """The distinct values of a setting; a missing one counts, but for the dataset."""
+    values = runs[name].dropna() if name == "dataset" else runs[name]
+    return values.unique()
 
 
 def mean_curves(table: pd.DataFrame, measure: str, phase: str = "online") -> pd.DataFrame:
@@ -70,11 +94,12 @@ def mean_curves(table: pd.DataFrame, measure: str, phase: str = "online") -> pd.
 
 
 def reference_return(table: pd.DataFrame) -> float | None:
-    """Mean over the runs of `mc_fixed`, the discounted return of the fixed battles; None if absent.
+    """Mean over the runs of `mc_ended`, the discounted return of the fixed battles that ended; None
+    if absent.
 
     The fixed battles never change within a run, so the mean is that of each run's own value.
     """
-    values = measured(table, "mc_fixed").groupby("run").mc_fixed.mean()
+    values = measured(table, "mc_ended").groupby("run").mc_ended.mean()
     return float(values.mean()) if len(values) else None
 
 
@@ -84,14 +109,14 @@ def summary(table: pd.DataFrame, at: Iterable[int] = (0, 10_000, 60_000)) -> pd.
     A seed counts with its measurement nearest to a step, if that lies within a tenth of it; a step
     that no seed of an algorithm reached has no row. Columns: `algorithm`, `env_steps`, `seeds` (how
     many count), then mean, least and greatest over the seeds of the test win rate (0..1) as `win`,
-    `win_min`, `win_max` and of `Q_tot` on the fixed battles as `q`, `q_min`, `q_max`, and the mean
-    discounted Monte-Carlo return of those battles as `mc`.
+    `win_min`, `win_max` and of `Q_tot` on the fixed battles that ended as `q`, `q_min`, `q_max`,
+    and the mean discounted Monte-Carlo return of those battles as `mc`.
     """
     records = []
     for algorithm in in_order(table.algorithm):
         for step in at:
             record, seeds = {"algorithm": algorithm, "env_steps": step}, 0
-            for name, measure in (("win", "test_win_rate"), ("q", "q_fixed"), ("mc", "mc_fixed")):
+            for name, measure in (("win", "test_win_rate"), ("q", "q_ended"), ("mc", "mc_ended")):
                 rows = measured(table, measure)
                 values = _near(rows[rows.algorithm == algorithm], step)[measure]
                 seeds = max(seeds, len(values))

@@ -14,7 +14,8 @@ import torch
 from bench import sweeps
 from bench.rows import Effort, rows
 from bench.scaling import HEADER, by_agents, by_length
-from ovmse.training import machine
+from ovmse.runs.files import markdown_table
+from ovmse.training.phase import machine
 
 COLUMNS = "work", "episodes × longest", "ours", "other", "ratio", "target", "verdict", "floor"
 
@@ -57,7 +58,7 @@ def report(device: str, effort: Effort, command: str) -> str:
          "pass" if r.met else "short", r.floor]
         for r in done
     ]  # fmt: skip
-    say(table(COLUMNS, lines))
+    say(markdown_table(COLUMNS, lines))
     say(
         "Times: median and, in brackets, the middle half; ratio: the median over pairs, other over "
         "ours (OVM and collecting: as they say). Floor: the matrix products of the real steps at "
@@ -66,11 +67,11 @@ def report(device: str, effort: Effort, command: str) -> str:
     )
     say("## Scaling")
     for lines, sentence in (by_length(device, effort), by_agents(device, effort)):
-        say(table(HEADER, lines))
+        say(markdown_table(HEADER, lines))
         say(sentence)
     say("## Batches of notebooks")
     lines, sentence = sweeps.batch(effort)
-    say(table(sweeps.HEADER, lines))
+    say(markdown_table(sweeps.HEADER, lines))
     say(sentence)
     say(sweeps.kills(effort))
     short = [f"{r.work} ({r.shape})" for r in done if not r.met]
@@ -97,16 +98,6 @@ def about(device: str, command: str) -> str:
         f"`{command}` on {where}{load}; Python {here['python']}, torch {here['torch']}, "
         f"numpy {np.__version__}; {here['finished']}. {clock}; episodes of random lengths, uniform "
         "from half the longest to the longest; ours and the other in turn, in one process."
-    )
-
-
-def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table that is aligned for the terminal too."""
-    widths = [max(map(len, column)) for column in zip(header, *lines)]
-    ruled = [header, ["-" * width for width in widths], *lines]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |"
-        for line in ruled
     )
 
 

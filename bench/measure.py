@@ -11,12 +11,12 @@ import torch
 
 from ovmse.envs.base import EnvSpec
 from ovmse.episodes import Episode, EpisodeBatch
-from ovmse.learner import Learner, UpdateSettings, new_q_function
+from ovmse.method.learner import Learner, UpdateSettings, new_q_function
 
 NETWORK = 64, 32, 64  # hidden, embed, hypernet: QMIX's sizes
 SETTINGS = UpdateSettings(
     lr=1e-4,
-    warmup_updates=0,
+    lr_warmup_updates=0,
     target_interval=200,
     gamma=0.99,
     td_lambda=0.6,

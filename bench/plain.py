@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovmse.episodes import EpisodeBatch
-from ovmse.learner import UpdateSettings
-from ovmse.networks import Mixer, QFunction
+from ovmse.method.learner import UpdateSettings
+from ovmse.method.networks import Mixer, QFunction
 
 
 @dataclass

@@ -21,15 +21,16 @@ from bench.measure import (
     random_episodes,
 )
 from bench.plain import PlainBatch, PlainLearner
-from ovmse.conservatism import sample_joint_actions
-from ovmse.datasets.make import LADDERS, MEDIUM_EPSILON, read_ladder
+from ovmse.datasets.dataset import ladder_folder
 from ovmse.envs import make_env
 from ovmse.envs.base import EnvSpec
 from ovmse.episodes import EpisodeBatch
-from ovmse.exploration import random_actions
-from ovmse.learner import Learner, UpdateSettings, new_q_function
-from ovmse.rollout import Rollout
-from ovmse.runs import load_weights
+from ovmse.ladders import MEDIUM_EPSILON, read_ladder
+from ovmse.method.conservatism import sample_joint_actions
+from ovmse.method.exploration import random_actions
+from ovmse.method.learner import Learner, UpdateSettings, new_q_function
+from ovmse.training.phase import load_weights
+from ovmse.training.rollout import Rollout
 
 SMAC_2S3Z = EnvSpec("2s3z", "smac", 5, 11, 80, 120, 120)
 SMAX_2S3Z = EnvSpec("2s3z", "smax", 5, 10, 127, 120, 101)
@@ -205,13 +206,15 @@ def collecting_row(device: str, effort: Effort) -> Row:
 
     def bare() -> None:
         for _ in range(block):
-            seen[0] = bare_env.step(random_actions(rng, seen[0].avail_actions)).observation
+            seen[0] = bare_env.step(random_actions(rng, seen[0].avail_actions)).now
 
     q = new_q_function(env.spec, NETWORK, seed=1)
-    ladder = read_ladder(LADDERS / "2s3z")
-    load_weights(q, LADDERS / "2s3z" / ladder["rungs"][ladder["medium"]]["file"])
+    folder = ladder_folder("2s3z")
+    ladder = read_ladder(folder)
+    load_weights(q, folder / ladder["rungs"][ladder["medium"]]["file"])
     q.to(device)
     rollout = Rollout(env, np.random.default_rng(0), q.hidden_size)
+    rollout.start()
 
     def with_policy() -> None:
         for _ in range(block):

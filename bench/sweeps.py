@@ -15,14 +15,15 @@ import psutil
 import yaml
 
 from bench.rows import Effort
-from ovmse.runs import read_metrics, snapshot_steps
-from ovmse.sweep import Plan, load_grid, plan, sweep
+from ovmse.runs.reading import read_metrics, snapshot_steps
+from ovmse.sweep.engine import sweep
+from ovmse.sweep.grid import Plan, load_grid, plan
 
 HEADER = ("part of a notebook", "seconds, median", "middle half")
 WORKERS = 2
 WORKER = "spawn_main"  # what marks the command line of a worker of a local cluster
 TINY = {"algorithm": "qmix", "task": "climb_monotone", "preset": "tiny", "num_envs": 8,
-        "online_steps": 2_000, "test_battles": 8, "final_battles": 8}  # fmt: skip
+        "online_steps": 2_000, "test_battles": 8, "long_test_battles": 8}  # fmt: skip
 BARE = (
     'run_dir = ""\n' + "\n".join(f"{name} = None" for name in (*TINY, "test_interval", "seed")),
     f"""from ovmse import Config, train

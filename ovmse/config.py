@@ -1,35 +1,89 @@
-"""Every setting, validated once: the Config, the tasks and the presets."""
+"""Every setting, validated once: the Config, the tasks and the presets. Needs no torch."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ovmse.algorithms import ALGORITHMS
-from ovmse.conservatism import CQL_FORMS
-from ovmse.envs import BACKENDS
-from ovmse.exploration import EXPLORATIONS
+from ovmse.envs import BACKENDS, MAPS
+from ovmse.method.algorithms import ALGORITHMS, CQL_FORMS, EXPLORATIONS
 
 AlgorithmName = Literal[tuple(ALGORITHMS)]  # type: ignore[valid-type]
-Exploration = Literal[EXPLORATIONS]  # type: ignore[valid-type]
+ExplorationName = Literal[EXPLORATIONS]  # type: ignore[valid-type]
 CqlForm = Literal[CQL_FORMS]  # type: ignore[valid-type]
 Preset = Literal["tiny", "quick", "paper"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Steps = Annotated[int, Field(ge=0)]
 
-# Per task: whether OVM keeps CQL online (only on 2s3z: paper, section 5.1), and what a preset says
-# otherwise there. Steps are the paper's; PyMARL2 and CFCQL treat 6h_vs_8z apart.
+# Each setting says which phase it decides. Runs that agree on those of the offline phase share
+# their pre-training, whatever the others are.
+T = TypeVar("T")
+Offline = Annotated[T, "offline"]
+Online = Annotated[T, "online"]
+Both = Annotated[T, "both"]
+Neither = Annotated[T, "neither"]  # how a run is named, filled in or kept: it decides no number
+PHASES = ("offline", "online", "both", "neither")
+
+# The paper's tasks, and games of four steps that can be solved (envs/climb.py). Any other map of a
+# backend is a task too, without presets of its own.
+# memory_cql: whether OVM keeps CQL online (only on 2s3z: paper, section 5.1).
+# scratch: how QMIX learns from nothing on SMAX; QMIX's rows and the ladders of policies use it.
+# Battles that the time limit cuts bootstrap from values that nothing else anchors. The larger
+# TD(lambda) and the rarer the copies to the target network, the less those values inflate. Where
+# they did, the team learnt to run away or nothing: 2s3z at 0.6 with a rate of 1e-3, 3s5z at 0.9
+# with a copy every 40 updates.
+# paper: what that preset says otherwise. Steps are the paper's; PyMARL2 and CFCQL treat 6h_vs_8z
+# apart.
 TASKS: dict[str, dict[str, Any]] = {
-    "2s3z": {"memory_cql": True, "paper": {"online_steps": 1_000_000}},
-    "3s5z": {"memory_cql": False, "paper": {"online_steps": 1_000_000}},
-    "5m_vs_6m": {"memory_cql": False, "paper": {"online_steps": 3_000_000}},
+    "2s3z": {
+        "memory_cql": True,
+        "scratch": {
+            "online_td_lambda": 0.9,
+            "episodes_per_update": 2,
+            "online_target_interval": 40,
+            "epsilon_anneal": 50_000,
+            "batch_size": 32,
+            "num_envs": 16,
+        },
+        "paper": {"online_steps": 1_000_000},
+    },
+    "3s5z": {
+        "scratch": {
+            "online_td_lambda": 0.95,
+            "episodes_per_update": 2,
+            "online_target_interval": 80,
+            "epsilon_anneal": 100_000,
+            "batch_size": 32,
+            "num_envs": 32,
+        },
+        "paper": {"online_steps": 1_000_000},
+    },
+    "5m_vs_6m": {
+        "scratch": {
+            "online_td_lambda": 0.8,
+            "episodes_per_update": 8,
+            "online_target_interval": 20,
+            "epsilon_anneal": 150_000,
+            "batch_size": 64,
+            "num_envs": 32,
+        },
+        "paper": {"online_steps": 3_000_000},
+    },
     "6h_vs_8z": {
-        "memory_cql": False,
+        "scratch": {
+            "online_td_lambda": 0.8,
+            "episodes_per_update": 4,
+            "online_target_interval": 40,
+            "epsilon_anneal": 100_000,
+            "batch_size": 32,
+            "num_envs": 32,
+        },
         "paper": {
             "online_steps": 3_000_000,
             "epsilon_anneal": 500_000,
@@ -38,13 +92,14 @@ TASKS: dict[str, dict[str, Any]] = {
             "online_td_lambda": 0.3,
         },
     },
-    # Not the paper's: games of four steps that can be solved (envs/climb.py). Others are SMAX's.
-    "climb_monotone": {"memory_cql": True, "backend": "climb"},
-    "climb_penalty": {"memory_cql": True, "backend": "climb"},
+    "climb_monotone": {"memory_cql": True},
+    "climb_penalty": {"memory_cql": True},
 }
+# From scratch there is no pre-trained network to protect, on any map.
+SCRATCH = {"online_lr": 5e-4, "lr_warmup_updates": 0}
 
-# `tiny` is for tests and stored notebooks, `quick` is the demo, `paper` is the paper's scale (the
-# README says where each of its numbers comes from).
+# `tiny` is for tests and stored notebooks, `quick` is the demo, `paper` is the paper's scale (docs/
+# settings.md says where each of its numbers comes from).
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "offline_updates": 30,
@@ -52,11 +107,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epsilon_anneal": 1_000,
         "memory_anneal": 1_000,
         "batch_size": 8,
-        "warmup_updates": 5,
+        "lr_warmup_updates": 5,
         "policy_warmup_steps": 500,
         "test_interval": 500,
         "test_battles": 16,
-        "final_battles": 16,
+        "long_test_battles": 16,
         "fixed_battles": 16,
     },
     "quick": {},
@@ -72,20 +127,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epsilon_anneal": 100_000,
         "memory_anneal": 100_000,
         "test_interval": 10_000,
-        "final_battles": 640,
+        "long_test_battles": 640,
     },
 }
-
-
-# fmt: off
-_OFFLINE_SETTINGS = (
-    "task", "dataset", "backend", "seed", "device", "threads", "hidden_size", "embed_size",
-    "hypernet_size", "gamma", "batch_size", "grad_clip", "cql_form", "cql_alpha", "cql_samples",
-    "cql_data_action",
-    "offline_updates", "offline_lr", "offline_td_lambda", "offline_target_interval",
-    "offline_test_interval", "num_envs", "test_battles", "fixed_battles",
-)
-# fmt: on
 
 
 class Config(BaseModel):
@@ -98,72 +142,75 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     # What is run.
-    algorithm: AlgorithmName = "ovmse"  # type: ignore[valid-type]
-    task: Literal[tuple(TASKS)] = "2s3z"  # type: ignore[valid-type]
-    dataset: str = Field("medium", min_length=1)  # a quality that ships in data/, or a path
-    backend: Literal[BACKENDS] = "smax"  # type: ignore[valid-type]
-    preset: Preset = "quick"
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0  # one seed covers both phases
-    device: Literal["cpu", "cuda"] = "cpu"  # where the networks live; battles stay on the CPU
-    threads: Count = 1  # torch threads; more than one rarely pays at these sizes
+    algorithm: Online[AlgorithmName] = "ovmse"  # type: ignore[valid-type]
+    task: Both[str] = Field("2s3z", min_length=1)  # a map that the backend knows
+    # A quality that ships in data/ or is made there, or the path of a file.
+    dataset: Both[str] = Field("medium", min_length=1)
+    backend: Both[Literal[BACKENDS]] = "smax"  # type: ignore[valid-type]
+    preset: Neither[Preset] = "quick"
+    seed: Both[Annotated[int, Field(ge=0, lt=2**31)]] = 0
+    device: Both[Literal["cpu", "cuda"]] = "cpu"  # of the networks; battles stay on the CPU
+    threads: Both[Count] = 1  # torch threads; more than one rarely pays at these sizes
+    # Continue a run that other learning code began: its numbers then come from both.
+    continue_with_other_code: Neither[bool] = False
 
     # Networks (QMIX's sizes).
-    hidden_size: Count = 64
-    embed_size: Count = 32
-    hypernet_size: Count = 64
+    hidden_size: Both[Count] = 64
+    embed_size: Both[Count] = 32
+    hypernet_size: Both[Count] = 64
 
     # Both phases.
-    gamma: Share = 0.99
-    batch_size: Count = 32  # episodes
-    grad_clip: Positive = 10.0  # largest norm of the gradient
-    cql_alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)] = (
-        0.5  # alpha of eq. 10; 0.2 forgot online
-    )
-    cql_form: CqlForm = "macql"  # in both phases
-    cql_samples: Count = 10  # K joint actions in the soft maximum
+    gamma: Both[Share] = 0.99
+    batch_size: Both[Count] = 32  # episodes
+    grad_clip: Both[Positive] = 10.0  # largest norm of the gradient
+    cql_alpha: Both[NotNegative] = 0.5  # alpha of eq. 10; 0.2 forgot online
+    cql_form: Both[CqlForm] = "macql"
+    cql_samples: Both[Count] = 10  # K joint actions in the soft maximum
     # Count the data's joint action among the K. Measured (seed 50, alpha 0.2, 200 offline updates):
     # without it the team won 52 % of its battles, with it 6 %, so the default leaves it out.
-    cql_data_action: bool = False
+    cql_data_action: Both[bool] = False
+    num_envs: Both[Count] = 16  # battles at once
+    test_battles: Both[Count] = 64
 
     # Offline phase (eq. 8-10).
-    offline_updates: Count = 750
-    offline_lr: Positive = 1e-3  # Adam; falls linearly to 0, or the policy's win rate swings
-    offline_td_lambda: Share = 0.8
+    offline_updates: Offline[Count] = 750
+    offline_lr: Offline[Positive] = 1e-3  # Adam; falls linearly to 0, or the win rate swings
+    offline_td_lambda: Offline[Share] = 0.8
     # Updates between copies to the target network. Copied every 20, the values of the data inflate
     # to half again their Monte-Carlo return; at 60 they stay near it.
-    offline_target_interval: Count = 60
-    offline_test_interval: Count = 250  # updates
+    offline_target_interval: Offline[Count] = 60
+    offline_test_interval: Offline[Count] = 250  # updates
+    fixed_battles: Offline[Count] = 128  # of the offline policy, whose Q_tot is followed online
 
     # Online phase.
-    online_steps: Count = 60_000  # environment steps, summed over the parallel battles
-    num_envs: Count = 16  # battles at once
-    exploration: Exploration = "sequential_decentralised"
-    epsilon_start: Share = 1.0
-    epsilon_end: Share = 0.05
-    epsilon_anneal: Steps = 30_000  # environment steps, T of eq. 7
-    memory_end: Share = 0.1  # lambda_end of eq. 6
-    memory_anneal: Steps = 30_000  # environment steps, T of eq. 6
-    online_cql: bool = True
-    mixing_ratio: Share = 0.0  # share of each batch that is offline episodes
+    online_steps: Online[Count] = 60_000  # environment steps, summed over the parallel battles
+    exploration: Online[ExplorationName] = "sequential_decentralised"
+    epsilon_start: Online[Share] = 1.0
+    epsilon_end: Online[Share] = 0.05
+    epsilon_anneal: Online[Steps] = 30_000  # environment steps, T of eq. 7
+    memory_end: Online[Share] = 0.1  # lambda_end of eq. 6
+    memory_anneal: Online[Steps] = 30_000  # environment steps, T of eq. 6
+    online_cql: Online[bool] = True
+    # Environment steps over which the conservative term's weight falls from cql_alpha to cql_end;
+    # None: it stays.
+    cql_anneal: Online[Steps | None] = None
+    cql_end: Online[NotNegative] = 0.0
+    mixing_ratio: Online[Share] = 0.0  # share of each batch that is offline episodes
     # Environment steps of the frozen offline policy before the first update; then the schedules
     # start. Only WSRL's row asks for it.
-    policy_warmup_steps: Steps = 5_000
-    online_td_lambda: Share = 0.8
+    policy_warmup_steps: Online[Steps] = 5_000
+    online_td_lambda: Online[Share] = 0.8
     # The offline-to-online step. A fresh Adam at the offline rate moves every weight by the full
     # rate on its first steps and destroys the pre-trained network within ten updates. So the rate
     # is lower here and rises from zero; the optimiser's moments may be carried over instead.
-    online_lr: Positive = 3e-4
-    warmup_updates: Steps = 30  # updates over which online_lr rises from 0
-    optimizer_carry_over: bool = False
-    episodes_per_update: Count = 4
-    online_target_interval: Count = 60  # updates
-    buffer_episodes: Count = 5_000
-
-    # Measurement.
-    test_interval: Count = 2_000  # environment steps between tests, snapshots and resume points
-    test_battles: Count = 64
-    final_battles: Count = 128  # at the start and at the end of the online phase
-    fixed_battles: Count = 128  # trajectories of the offline policy whose Q_tot is followed
+    online_lr: Online[Positive] = 3e-4
+    lr_warmup_updates: Online[Steps] = 30  # updates over which online_lr rises from 0
+    optimizer_carry_over: Online[bool] = False
+    episodes_per_update: Online[Count] = 4
+    online_target_interval: Online[Count] = 60  # updates
+    buffer_episodes: Online[Count] = 5_000
+    test_interval: Online[Count] = 2_000  # environment steps between tests and snapshots
+    long_test_battles: Online[Count] = 128  # of the tests at the start and at the end
 
     @classmethod
     def from_parameters(cls, **given: Any) -> Config:
@@ -187,30 +234,37 @@ class Config(BaseModel):
     def _fill(cls, given: dict[str, Any]) -> dict[str, Any]:
         """What is not given comes from the preset, the algorithm and the task."""
         algorithm = ALGORITHMS.get(given.get("algorithm", "ovmse"))
-        task = TASKS.get(given.get("task", "2s3z"))
-        preset = given.get("preset", "quick")
-        if algorithm is None or task is None or preset not in PRESETS:
+        name, preset = given.get("task", "2s3z"), given.get("preset", "quick")
+        if algorithm is None or not isinstance(name, str) or preset not in PRESETS:
             return given  # the field's own check says what is wrong
-        defaults = {**PRESETS[preset], **task.get(preset, {})}
-        defaults["backend"] = _backend(given.get("task", "2s3z"))
-        if preset == "paper" and not algorithm.pretrained:
-            # PyMARL2's rate: there is no pre-trained network to protect.
-            defaults |= {"online_lr": 1e-3, "warmup_updates": 0}
+        task = TASKS.get(name, {})
+        backend = given.get("backend") or _backends(name)[0]
+        defaults = {**PRESETS[preset], **task.get(preset, {}), "backend": backend}
+        if not algorithm.pretrained:
+            defaults |= SCRATCH
+            if backend == "smax":
+                defaults |= task.get("scratch", {})
+            if preset == "tiny":  # what it makes small stays small
+                defaults |= PRESETS["tiny"] | {"lr_warmup_updates": 0}
         defaults["exploration"] = algorithm.exploration
         defaults["cql_form"] = algorithm.cql_form
         if not algorithm.policy_warmup:
             defaults["policy_warmup_steps"] = 0
         keeps = algorithm.online_cql
-        defaults["online_cql"] = task["memory_cql"] if keeps is None else keeps
+        defaults["online_cql"] = task.get("memory_cql", False) if keeps is None else keeps
         return {**defaults, **given}
 
     @model_validator(mode="after")
     def _agree(self) -> Config:
         """The settings that limit each other."""
-        if self.backend != _backend(self.task):
-            raise ValueError(
-                f"backend: got {self.backend!r}, allowed: {_backend(self.task)!r} for {self.task}"
-            )
+        if self.task not in MAPS[self.backend]:
+            if allowed := _backends(self.task, ()):
+                raise ValueError(
+                    f"backend: got {self.backend!r}, allowed: {', '.join(map(repr, allowed))} for "
+                    f"{self.task}"
+                )
+            known = ", ".join(map(repr, MAPS[self.backend]))
+            raise ValueError(f"task: got {self.task!r}, allowed: {known}")
         if self.epsilon_end > self.epsilon_start:
             raise ValueError(
                 f"epsilon_end: got {self.epsilon_end}, allowed: at most "
@@ -221,6 +275,15 @@ class Config(BaseModel):
             raise ValueError(
                 f"buffer_episodes: got {self.buffer_episodes}, allowed: at least the {online} "
                 "online episodes of a batch"
+            )
+        if self.cql_anneal is not None and not self.online_cql:
+            raise ValueError(
+                f"cql_anneal: got {self.cql_anneal}, allowed: none without online_cql (there is no "
+                "conservative term online)"
+            )
+        if self.cql_anneal is not None and self.cql_end > self.cql_alpha:
+            raise ValueError(
+                f"cql_end: got {self.cql_end}, allowed: at most cql_alpha = {self.cql_alpha}"
             )
         if self.policy_warmup_steps and not ALGORITHMS[self.algorithm].pretrained:
             raise ValueError(
@@ -237,12 +300,41 @@ class Config(BaseModel):
     @property
     def pretraining(self) -> dict[str, Any]:
         """The settings that decide the offline phase: runs that agree on them share it."""
-        return {name: getattr(self, name) for name in _OFFLINE_SETTINGS}
+        return {n: getattr(self, n) for n in type(self).model_fields if phase(n) in _SHARED}
+
+    @property
+    def uses_data(self) -> bool:
+        """Whether the run learns from the dataset: pre-trained, or with offline data mixed in."""
+        return uses_data(self.algorithm, self.mixing_ratio)
 
 
-def _backend(task: str) -> str:
-    """The one backend that has the task."""
-    return str(TASKS[task].get("backend", "smax"))
+_SHARED = ("offline", "both")
+
+
+def phase(setting: str) -> str:
+    """The phase that a setting decides: one of ``PHASES``."""
+    (marked,) = (mark for mark in Config.model_fields[setting].metadata if mark in PHASES)
+    return str(marked)
+
+
+def with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
+    """A run's stored settings; one that did not exist when it was made has its default.
+
+    So a new setting's default must be what was done before.
+    """
+    if "algorithm" not in stored:  # a pre-training
+        return stored
+    return {n: field.default for n, field in Config.model_fields.items()} | stored
+
+
+def uses_data(algorithm: str, mixing_ratio: float) -> bool:
+    """Whether such a run learns from a dataset at all."""
+    return algorithm not in ALGORITHMS or ALGORITHMS[algorithm].pretrained or mixing_ratio > 0
+
+
+def _backends(task: str, otherwise: tuple[str, ...] = BACKENDS) -> tuple[str, ...]:
+    """The backends that have the task, the default one first."""
+    return tuple(name for name, maps in MAPS.items() if task in maps) or otherwise
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

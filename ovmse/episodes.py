@@ -15,7 +15,7 @@ import torch
 
 
 @dataclass
-class Exploration:
+class ExplorationRecord:
     """Who explored in one battle (the record behind the exploration events).
 
     explored: ``[L, N]`` bool, the agent drew its action at random.
@@ -53,7 +53,7 @@ class Episode:
     won: bool | None = None
     q_offline: np.ndarray | None = None
     proposal: np.ndarray | None = None
-    exploration: Exploration | None = None
+    exploration: ExplorationRecord | None = None
 
     @property
     def length(self) -> int:

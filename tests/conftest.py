@@ -37,8 +37,8 @@ def env() -> VectorEnv:
 def dataset_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 battles of 2s3z at random."""
     from ovmse.datasets import write_dataset
-    from ovmse.learner import new_q_function
-    from ovmse.rollout import collect
+    from ovmse.method.learner import new_q_function
+    from ovmse.training.rollout import collect
 
     env = make_env("2s3z", num_envs=NUM_ENVS)
     q = new_q_function(env.spec, (8, 4, 8), seed=0)

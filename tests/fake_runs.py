@@ -34,8 +34,8 @@ def write_runs(folder: Path, seeds=(0, 1), steps: int = 60_000, every: int = 2_5
                 rate = float(np.clip(np.interp(at / 1000, win_at, win) + 0.2 * noise, 0, 1))
                 row = {"phase": "online", "env_steps": at, "updates": 30 * number}
                 row |= {"test_win_rate": round(rate, 4), "test_return": round(8 + 12 * rate, 3)}
-                row |= {"q_fixed": round(float(np.interp(at / 1000, q_at, q)) + noise, 4)}
-                row |= {"mc_fixed": 8.7 + 0.1 * seed, "loss": 0.2, "wall_s": 2.0 * number}
+                row |= {"q_ended": round(float(np.interp(at / 1000, q_at, q)) + noise, 4)}
+                row |= {"mc_ended": 8.7 + 0.1 * seed, "loss": 0.2, "wall_s": 2.0 * number}
                 lines.append(json.dumps(row))
             (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     return folder

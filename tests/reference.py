@@ -15,7 +15,7 @@ import numpy as np
 
 from ovmse.envs.base import EnvSpec
 from ovmse.episodes import Episode
-from ovmse.networks import QFunction
+from ovmse.method.networks import QFunction
 
 Params = dict[str, np.ndarray]
 SMALL = EnvSpec("small", "none", 3, 5, 6, 7, 9)  # 3 agents, 5 actions, obs 6, state 7, limit 9

@@ -21,13 +21,13 @@ from distributed import Client
 import bench.sweeps
 from ovmse.datasets import write_dataset
 from ovmse.envs import make_env
-from ovmse.learner import new_q_function
-from ovmse.rollout import collect
+from ovmse.method.learner import new_q_function
+from ovmse.training.rollout import collect
 
 ROOT = Path(__file__).resolve().parents[1]
 # Many resume points in a few seconds of training.
 SMALL = {"preset": "tiny", "num_envs": 8, "test_interval": 400, "online_steps": 4_000,
-         "test_battles": 8, "final_battles": 8, "fixed_battles": 8}  # fmt: skip
+         "test_battles": 8, "long_test_battles": 8, "fixed_battles": 8}  # fmt: skip
 # What a `dask scheduler` or `dask worker` of ours listens on.
 LOCAL = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
 

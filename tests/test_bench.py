@@ -11,7 +11,7 @@ from reference import SMALL
 from bench.__main__ import main
 from bench.measure import SETTINGS, peak_memory, random_batch
 from bench.rows import COUNTERFACTUAL, MACQL, require_equal_losses
-from ovmse.learner import UpdateSettings
+from ovmse.method.learner import UpdateSettings
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, MACQL, COUNTERFACTUAL])

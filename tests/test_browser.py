@@ -7,11 +7,11 @@ import sweeps
 from browser import Lab, executable, open_browser, pixels, wait_for, write_notebook
 from fake_runs import STORY, write_runs
 
-from analysis.charts import figure1
+from analysis.charts.curves import figure1
+from analysis.charts.show import VEGALITE, mimebundle
+from analysis.charts.theme import STYLES
 from analysis.report import write_report
-from analysis.show import VEGALITE, mimebundle
 from analysis.tables import curves
-from analysis.theme import STYLES
 
 pytestmark = [
     pytest.mark.browser,
@@ -20,15 +20,15 @@ pytestmark = [
 ]
 COLOURS = {name: STYLES[name].colour for name in STORY}
 SHOW = """
-from analysis.charts import figure1
-from analysis.show import show
+from analysis.charts.curves import figure1
+from analysis.charts.show import show
 from analysis.tables import curves
 show(figure1(curves({runs!r})))
 """
 SLOW = """
 import time
 from dataclasses import dataclass
-from analysis.live import follow
+from analysis.widgets.live import follow
 
 @dataclass
 class Progress:
@@ -49,8 +49,9 @@ def train():
 rows = follow(train(), "OVMSE on 2s3z medium", "ovmse")
 """
 SWEEP = """
-from analysis.sweeps import follow_sweep
-from ovmse.sweep import load_grid, plan, sweep
+from analysis.widgets.sweeps import follow_sweep
+from ovmse.sweep.grid import load_grid, plan
+from ovmse.sweep.engine import sweep
 
 state = follow_sweep(sweep(plan(load_grid({grid!r}), {runs!r}), workers=1), "Three <b>waits</b>")
 """

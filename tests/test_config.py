@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from ovmse.algorithms import ALGORITHMS
 from ovmse.config import PRESETS, TASKS, Config
+from ovmse.method.algorithms import ALGORITHMS
 
 make = Config.from_parameters
 
 BAD = [
     ("algorithm", "ovmsee", "'ovmse'"),
-    ("task", "3m", "'2s3z'"),
+    ("task", "4m", "'2s3z'"),
     ("dataset", "", "at least 1 character"),
     ("backend", "sc2", "'smax'"),
     ("preset", "huge", "'tiny', 'quick' or 'paper'"),
@@ -47,7 +47,7 @@ BAD = [
     ("memory_end", 1.5, "less than or equal to 1"),
     ("online_cql", 3, "a valid boolean"),
     ("mixing_ratio", 1.2, "less than or equal to 1"),
-    ("warmup_updates", -1, "greater than or equal to 0"),
+    ("lr_warmup_updates", -1, "greater than or equal to 0"),
     ("episodes_per_update", 0, "greater than or equal to 1"),
     ("test_interval", 0, "greater than or equal to 1"),
     ("fixed_battles", [4], "a valid integer"),
@@ -117,7 +117,7 @@ def test_quick_is_the_default_and_the_paper_scale_depends_on_the_task() -> None:
     assert (hardest.online_td_lambda, other.online_td_lambda) == (0.3, 0.6)
     assert make(task="6h_vs_8z").epsilon_anneal == make().epsilon_anneal
     assert make(task="6h_vs_8z", preset="paper", online_steps=10).online_steps == 10
-    assert make(preset="paper").final_battles == 640
+    assert make(preset="paper").long_test_battles == 640
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -179,7 +179,6 @@ def test_without_an_offline_policy_there_is_no_warm_up() -> None:
 
 def test_table_of_algorithms() -> None:
     """Who learns from what: the memory is OVMSE's and OVM's, and QMIX alone starts from nothing."""
-    assert all(row.name == name for name, row in ALGORITHMS.items())
     assert len({row.label for row in ALGORITHMS.values()}) == len(ALGORITHMS) == 9
     targets = {name: row.target for name, row in ALGORITHMS.items() if row.target != "td"}
     assert targets == {"ovmse": "ovm", "ovm": "ovm", "action_proposal": "action_proposal"}

@@ -20,7 +20,7 @@ from ovmse.episodes import (
     sample_episodes,
     unpack_episodes,
 )
-from ovmse.runs import read_tensors, write_tensors
+from ovmse.runs.directory import read_tensors, write_tensors
 
 LENGTHS = st.lists(st.integers(1, SMALL.episode_limit), min_size=1, max_size=7)
 ARRAYS = ("obs", "state", "avail_actions", "actions", "reward")

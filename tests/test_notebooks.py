@@ -10,11 +10,12 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from conftest import ROOT
 
+from analysis.charts.show import VEGALITE
 from analysis.drift import replay
-from analysis.notebook import ROOT, parameters, runs_folder
-from analysis.show import VEGALITE
-from ovmse.runs import find_runs, read_config, read_metrics
+from analysis.notebook import parameters, runs_folder
+from ovmse.runs.reading import find_runs, read_config, read_metrics
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -128,11 +129,11 @@ def test_a_second_demo_redoes_nothing(demo: tuple) -> None:
 
 def test_folders_are_found_from_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
-    monkeypatch.delenv("OVMSE_RUNS", raising=False)
+    monkeypatch.setattr("analysis.notebook.RUNS", ROOT / "runs")
     assert runs_folder("", "tiny/x") == ROOT / "runs/tiny/x"
     assert runs_folder("runs/y", "tiny/x") == ROOT / "runs/y"
     assert runs_folder("/somewhere", "tiny/x") == Path("/somewhere")
-    monkeypatch.setenv("OVMSE_RUNS", "/elsewhere")
+    monkeypatch.setattr("analysis.notebook.RUNS", Path("/elsewhere"))  # as OVMSE_RUNS says
     assert runs_folder("", "tiny/x") == Path("/elsewhere/tiny/x")
 
 

@@ -16,13 +16,13 @@ import shutil
 import sys
 from pathlib import Path
 
-from analysis.charts import figure1
+from analysis.charts.curves import figure1
+from analysis.charts.show import mimebundle
+from analysis.charts.theme import in_order
 from analysis.drift import replayed_curves
-from analysis.show import mimebundle
 from analysis.tables import summary
-from analysis.theme import in_order
-from ovmse.runs import find_runs, read_config, snapshot_steps
-from ovmse.training import FIXED_FILE
+from ovmse.runs.reading import find_runs, read_config, snapshot_steps
+from ovmse.training.phase import FIXED_FILE
 
 KEPT = (0, 2_000, 4_000, 6_000, 8_000, 10_000, 20_000, 30_000, 40_000, 60_000)
 FIGURE = ("ovmse", "se", "switch_cql", "macql")
@@ -50,8 +50,8 @@ def main(folder: Path) -> None:
         f"""# Measured: nine algorithms on 2s3z medium
 
 Seeds {", ".join(map(str, seeds))}, none used for tuning (that was done on seeds 50 and 51);
-{config["test_battles"]} greedy battles a test, {config["final_battles"]} at the first and the last,
-{config["fixed_battles"]} fixed battles a seed; `quick` preset, 60,000 online steps.
+{config["test_battles"]} greedy battles a test, {config["long_test_battles"]} at the first and
+the last, {config["fixed_battles"]} fixed battles a seed; `quick` preset, 60,000 online steps.
 `win` is the test win rate, `q` the mean `Q_tot` on the fixed battles, `mc` their mean discounted
 return; mean over seeds, least and greatest.
 

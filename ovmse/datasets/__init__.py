@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ovmse.datasets.card import dataset_statistics, write_card
-from ovmse.datasets.hdf5 import DATA_DIR, Dataset, DatasetError, load_dataset, write_dataset
+from ovmse.datasets.dataset import Dataset, DatasetError
+from ovmse.datasets.hdf5 import load_dataset, write_dataset
 
 __all__ = [
-    "DATA_DIR",
     "Dataset",
     "DatasetError",
     "dataset_statistics",

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ovmse.datasets.hdf5 import DATA_DIR, Dataset
-from ovmse.files import replacing
+from ovmse.datasets.dataset import Dataset, data_folder
+from ovmse.runs.files import markdown_table, replacing
 
 MEANINGS = {
     "medium": (
@@ -104,29 +104,34 @@ def write_card(dataset: Dataset, path: str | Path) -> Path:
         ("SHA-256", f"`{s['sha256']}`"),
     ]
     made = [(name, value) for name, value in sorted(attrs.items()) if name not in _SHOWN]
-    shipped = dataset.path.parent.resolve() == DATA_DIR.resolve()
+    backend = str(attrs.get("backend", "smax"))
+    shipped = dataset.path.parent.resolve() == data_folder(backend).resolve()
     name = dataset.path.stem if shipped else dataset.path.name
+    other = f', backend="{backend}"' if shipped and backend != "smax" else ""
     task = f" of {attrs['task']} on {attrs['backend']}" if {"task", "backend"} <= set(attrs) else ""
     meaning = MEANINGS.get(str(attrs.get("quality")))
+    recorded = "The file records nothing more."
+    if made:
+        recorded = markdown_table(["recorded", "value"], made)
     about = "\n" + textwrap.fill(meaning, 100) + "\n" if meaning else ""
     text = f"""# Dataset {dataset.path.stem}
 
 {s["episodes"]:,} battles{task}.
 {about}
-{_table("in the file", numbers)}
+{markdown_table(["in the file", "value"], numbers)}
 
 ## How it was made
 
 {_command(attrs.get("command"))}
 
-{_table("recorded", made) if made else "The file records nothing more."}
+{recorded}
 
 ## How to read it
 
 ```python
 from ovmse.datasets import load_dataset
 
-dataset = load_dataset("{name}")
+dataset = load_dataset("{name}"{other})
 ```
 
 Or with any HDF5 reader: CFCQL's layout, zero-padded to {dataset.episode_limit + 1} rows; `filled`
@@ -139,14 +144,3 @@ marks the real rows, the last of which is the bootstrap row.
 
 def _command(command: Any) -> str:
     return f"```bash\n{command}\n```" if command else "The file does not record the command."
-
-
-def _table(title: str, rows: list[tuple[str, Any]]) -> str:
-    lines = [f"| {title} | value |", "|---|---|"]
-    return "\n".join(lines + [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows])
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        value = f"{value:.6g}"
-    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -27,26 +27,30 @@ What files of other projects may do differently:
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from ovmse.datasets.dataset import (
+    Dataset,
+    DatasetError,
+    check_source,
+    check_task,
+    checked,
+    file_checksum,
+    find_dataset,
+)
 from ovmse.envs.base import EnvSpec
 from ovmse.episodes import Episode
-from ovmse.files import replacing
+from ovmse.runs.files import replacing
 
-DATA_DIR = Path(os.environ.get("OVMSE_DATA") or Path(__file__).resolve().parents[2] / "data")
 FORMAT = "ovmse-1"
 UNKNOWN = 255  # in `won`
 
@@ -66,35 +70,6 @@ AXES = {
 CHUNK_EPISODES = 32
 READ_BYTES = 2**23  # padded bytes to read at a time (or one chunk of episodes, if that is more)
 READ_BYTES_MAX = 2**28
-
-
-class DatasetError(ValueError):
-    """A dataset that cannot be written or read, in one sentence."""
-
-
-@dataclass
-class Dataset:
-    """One dataset, read whole.
-
-    episodes: unpadded, in the order of the file. The sizes are those of the arrays;
-    ``episode_limit`` (steps) is ``T - 1``. attrs: the file's root attributes as Python values.
-    checksum: SHA-256 of the file, hexadecimal.
-    """
-
-    path: Path
-    episodes: list[Episode]
-    n_agents: int
-    n_actions: int
-    obs_size: int
-    state_size: int
-    episode_limit: int
-    attrs: dict[str, Any]
-    checksum: str
-
-    @property
-    def transitions(self) -> int:
-        """Steps of all episodes together (environment steps)."""
-        return sum(episode.length for episode in self.episodes)
 
 
 # Writing.
@@ -205,7 +180,7 @@ def _attributes(spec: EnvSpec, provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fitting(where: str, episode: Episode, spec: EnvSpec) -> Episode:
-    """The episode if it fits the task's sizes and ``_checked``; raises DatasetError."""
+    """The episode if it fits the task's sizes and ``checked``; raises DatasetError."""
     length, agents = len(episode.reward), spec.n_agents
     if not 1 <= length <= spec.episode_limit:
         raise DatasetError(f"{where} has {length} steps, allowed: 1 to {spec.episode_limit}")
@@ -221,14 +196,16 @@ def _fitting(where: str, episode: Episode, spec: EnvSpec) -> Episode:
             raise DatasetError(
                 f"{where}: {name} has shape {shape}, {spec.task} on {spec.backend} needs {expected}"
             )
-    return _checked(where, episode)
+    return checked(where, episode)
 
 
 # Reading.
 
 
-def load_dataset(name_or_path: str | Path, spec: EnvSpec | None = None) -> Dataset:
-    """Reads a dataset by name (``"2s3z_medium"``: that file of ``DATA_DIR``) or by path.
+def load_dataset(
+    name_or_path: str | Path, spec: EnvSpec | None = None, backend: str = "smax"
+) -> Dataset:
+    """Reads a dataset by name (``"2s3z_medium"``: that file of the backend's data) or by path.
 
     The file may be ours or another project's (see the top of this module). It is read in blocks
     of episodes, so memory holds the unpadded episodes and one padded block.
@@ -237,7 +214,7 @@ def load_dataset(name_or_path: str | Path, spec: EnvSpec | None = None) -> Datas
     another task than ``spec`` (where given); or if an episode takes an action that is not
     available, is not finite, or exceeds half precision (65504 in obs and state).
     """
-    path = find_dataset(name_or_path)
+    path = find_dataset(name_or_path, spec.backend if spec else backend)
     checksum = file_checksum(path)
     with _opened(path) as (file, attrs):
         with _whole(path):
@@ -250,7 +227,7 @@ def load_dataset(name_or_path: str | Path, spec: EnvSpec | None = None) -> Datas
             "state_size": arrays["state"].shape[2],
         }
         if spec is not None:
-            _check_task(path, spec, attrs, sizes)
+            check_task(path, spec, attrs, sizes)
         with _whole(path):
             filled = arrays["filled"][:].reshape(episodes, rows) != 0
             terminated = arrays["terminated"][:].reshape(episodes, rows) != 0
@@ -267,15 +244,14 @@ def load_dataset(name_or_path: str | Path, spec: EnvSpec | None = None) -> Datas
                 i = len(read)
                 cut = _cut(block, b, int(lengths[i]), bool(ended[i]), bool(marked[i]))
                 cut.won = won[i]
-                read.append(_checked(f"{path}: episode {i}", cut))
+                read.append(checked(f"{path}: episode {i}", cut))
     return Dataset(path, read, **sizes, episode_limit=rows - 1, attrs=attrs, checksum=checksum)
 
 
-def require_source(name_or_path: str | Path, task: str, backend: str) -> None:
-    """Raises DatasetError if there is no such dataset, or if it says that it is of another task."""
-    path = find_dataset(name_or_path)
+def require_source(path: Path, task: str, backend: str) -> None:
+    """Raises DatasetError if the file is no dataset, or if it says that it is of another task."""
     with _opened(path) as (_, attrs):
-        _check_source(path, attrs, task, backend)
+        check_source(path, attrs, task, backend)
 
 
 @contextmanager
@@ -291,41 +267,6 @@ def _opened(path: Path) -> Iterator[tuple[h5py.File, dict[str, Any]]]:
         if attrs.get("format", FORMAT) != FORMAT:
             raise DatasetError(f"{path} has format {attrs['format']!r}, known: {FORMAT!r}")
         yield file, attrs
-
-
-def file_checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; raises DatasetError if it cannot be read."""
-    try:
-        about = path.stat()
-        return _checksum(path, about.st_size, about.st_mtime_ns, about.st_ino)
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be opened ({error.strerror})") from None
-
-
-@lru_cache(maxsize=64)  # a sweep asks for the same few files at every run
-def _checksum(path: Path, size: int, mtime_ns: int, inode: int) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def find_dataset(name_or_path: str | Path) -> Path:
-    """The file that ``load_dataset`` reads for a name or path; raises DatasetError if none."""
-    path = Path(name_or_path)
-    bare = path.name == str(name_or_path)  # no folder is named
-    if path.is_file() and (path.suffix or not bare):
-        return path
-    if bare:
-        shipped = DATA_DIR / (path.name if path.suffix else f"{path.name}.h5")
-        if shipped.is_file():
-            return shipped
-        held = ", ".join(sorted(p.stem for p in DATA_DIR.glob("*.h5"))) or "no dataset"
-        raise DatasetError(
-            f"there is no dataset {str(name_or_path)!r}: {DATA_DIR} holds {held} "
-            "(the path of an HDF5 file is allowed too)"
-        )
-    if path.is_dir():
-        raise DatasetError(f"{path} is a folder, not an HDF5 file")
-    raise DatasetError(f"{path} does not exist")
 
 
 @contextmanager
@@ -387,31 +328,6 @@ def _won(file: h5py.File, episodes: int) -> list[bool | None]:
     return [{0: False, 1: True}.get(value) for value in array[:].tolist()]
 
 
-def _check_task(path: Path, spec: EnvSpec, attrs: dict[str, Any], sizes: dict[str, int]) -> None:
-    asked = {name: getattr(spec, name) for name in sizes}
-    if sizes != asked:
-        raise DatasetError(
-            f"{path} is of another task: it has {_sizes_in_words(sizes)}; "
-            f"{spec.task} on {spec.backend} has {_sizes_in_words(asked)}"
-        )
-    _check_source(path, attrs, spec.task, spec.backend)
-
-
-def _check_source(path: Path, attrs: dict[str, Any], task: str, backend: str) -> None:
-    source = (attrs.get("task", task), attrs.get("backend", backend))
-    if source != (task, backend):
-        raise DatasetError(
-            f"{path} is of {source[0]} on {source[1]}, asked for: {task} on {backend}"
-        )
-
-
-def _sizes_in_words(sizes: dict[str, int]) -> str:
-    return (
-        f"{sizes['n_agents']} agents, {sizes['n_actions']} actions, "
-        f"observations of {sizes['obs_size']}, states of {sizes['state_size']}"
-    )
-
-
 def _lengths(
     path: Path, filled: np.ndarray, terminated: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -464,56 +380,3 @@ def _cut(block: dict[str, np.ndarray], b: int, length: int, ended: bool, marked:
         reward=block["reward"][b, :length],
         terminated=ended,
     )
-
-
-# Both ways.
-
-
-def _checked(where: str, episode: Episode) -> Episode:
-    """The episode in the types of memory, none of them a view; raises DatasetError on a value
-    that a network or a target could not use."""
-    avail = episode.avail_actions != 0
-    without = ~avail.any(2)
-    if without.any():
-        t, agent = np.argwhere(without)[0]
-        raise DatasetError(f"{where}, step {t}: agent {agent} has no available action")
-    actions = episode.actions
-    with np.errstate(invalid="ignore"):
-        known = (actions >= 0) & (actions < avail.shape[2]) & (actions % 1 == 0)
-    if not known.all():
-        t, agent = np.argwhere(~known)[0]
-        raise DatasetError(
-            f"{where}, step {t}: agent {agent} takes action {actions[t, agent]}, "
-            f"allowed: 0 to {avail.shape[2] - 1}"
-        )
-    actions = actions.astype(np.uint8)
-    taken = np.take_along_axis(avail[:-1], actions[..., None].astype(np.int64), axis=2)[..., 0]
-    if not taken.all():
-        t, agent = np.argwhere(~taken)[0]
-        raise DatasetError(
-            f"{where}, step {t}: agent {agent} takes action {actions[t, agent]}, "
-            "which is not available"
-        )
-    return Episode(
-        obs=_as(np.float16, f"{where}, step", "obs", episode.obs),
-        state=_as(np.float16, f"{where}, step", "state", episode.state),
-        avail_actions=avail,
-        actions=actions,
-        reward=_as(np.float32, f"{where}, step", "reward", episode.reward),
-        terminated=bool(episode.terminated),
-        won=episode.won,
-    )
-
-
-def _as(dtype: type[np.floating], where: str, name: str, values: np.ndarray) -> np.ndarray:
-    """A copy in ``dtype``; raises DatasetError where that is not finite."""
-    with np.errstate(over="ignore"):
-        cast = values.astype(dtype)
-    finite = np.isfinite(cast)
-    if not finite.all():
-        index = tuple(np.argwhere(~finite)[0])
-        top = np.finfo(dtype).max
-        raise DatasetError(
-            f"{where} {index[0]}: {name} is {values[index]}, allowed: {-top:.0f} to {top:.0f}"
-        )
-    return cast

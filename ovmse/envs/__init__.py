@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from ovmse.envs.base import EnvSpec, Observation, Step, Units, VectorEnv
+from collections.abc import Callable
 
-BACKENDS = ("smax", "climb")
+from ovmse.envs.base import EnvSpec, Frame, Step, Units, VectorEnv
+from ovmse.envs.climb import CLIMB_TASKS, ClimbEnv
+from ovmse.envs.smax import SMAX_MAPS, SmaxEnv
+
+# What each backend can play; the first that has a task is the task's default.
+MAPS: dict[str, tuple[str, ...]] = {"smax": SMAX_MAPS, "climb": CLIMB_TASKS}
+BACKENDS = tuple(MAPS)
+_MAKERS: dict[str, Callable[[str, int, int], VectorEnv]] = {"smax": SmaxEnv, "climb": ClimbEnv}
 
 
 def make_env(task: str, backend: str = "smax", num_envs: int = 16, seed: int = 0) -> VectorEnv:
-    """``num_envs`` battles of ``task`` side by side.
+    """``num_envs`` battles of ``task`` side by side; the caller closes them, also on an exception.
 
-    Raises ValueError on an unknown backend or task. The backend is imported here, because
-    importing JAX takes seconds that reading a run does not need.
+    Raises ValueError on an unknown backend or task, and on fewer than one battle.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend: got {backend!r}, allowed: {', '.join(BACKENDS)}")
-    if backend == "climb":
-        from ovmse.envs.climb import ClimbEnv
-
-        return ClimbEnv(task, num_envs, seed)
-    from ovmse.envs.smax import SmaxEnv
-
-    return SmaxEnv(task, num_envs, seed)
+    if task not in MAPS[backend]:
+        raise ValueError(f"task: got {task!r}, allowed: {', '.join(MAPS[backend])}")
+    if num_envs < 1:
+        raise ValueError(f"num_envs: got {num_envs}, allowed: 1 or more")
+    return _MAKERS[backend](task, num_envs, seed)
 
 
-__all__ = ["BACKENDS", "EnvSpec", "Observation", "Step", "Units", "VectorEnv", "make_env"]
+__all__ = ["BACKENDS", "MAPS", "EnvSpec", "Frame", "Step", "Units", "VectorEnv", "make_env"]

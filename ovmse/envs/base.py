@@ -52,9 +52,9 @@ class EnvSpec:
 
 
 @dataclass
-class Observation:
-    """What the agents see: obs ``[E, N, O]`` float32, state ``[E, S]`` float32,
-    avail_actions ``[E, N, A]`` bool."""
+class Frame:
+    """One moment of every battle: what each agent sees, obs ``[E, N, O]`` float32; what only
+    training knows, state ``[E, S]`` float32; and avail_actions ``[E, N, A]`` bool."""
 
     obs: np.ndarray
     state: np.ndarray
@@ -65,28 +65,39 @@ class Observation:
 class Step:
     """The outcome of one step of every battle.
 
-    observation: what to act on next; where a battle ended, the first of the next battle.
-    last: the observation right after the step; where a battle ended, its last one, which a
-    target bootstraps from when the time limit cut the battle.
+    now: the frame to act on next; where a battle ended, the first of the next battle.
+    last: the frame right after the step; where a battle ended, its last one, which a target
+    bootstraps from when the time limit cut the battle.
     reward ``[E]`` float32, terminated ``[E]`` bool (one side is dead), truncated ``[E]`` bool
     (cut by the time limit), won ``[E]`` bool.
+    void ``[E]`` bool, or None for no battle: the engine failed, and the next battle began. Nothing
+    of such a battle is stored or counted; its other entries here mean nothing.
     """
 
-    observation: Observation
-    last: Observation
+    now: Frame
+    last: Frame
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
     won: np.ndarray
+    void: np.ndarray | None = None
 
 
 class VectorEnv(Protocol):
-    """``num_envs`` battles that start anew by themselves. Same seed, same actions: same battles."""
+    """``num_envs`` battles that start anew by themselves. Same seed, same actions: same battles.
+
+    exact_state: whether ``get_state`` and ``set_state`` work. Without them a run that is resumed
+    begins new battles.
+    shares_tests: tests are played in this environment instead of one of their own, because two at
+    once would cost too much. The battles under way are then given up at each test.
+    """
 
     spec: EnvSpec
     num_envs: int
+    exact_state: bool
+    shares_tests: bool
 
-    def reset(self, seed: int | None = None) -> Observation:
+    def reset(self, seed: int | None = None) -> Frame:
         """Starts every battle anew; a seed restarts the stream of randomness too."""
 
     def step(self, actions: np.ndarray) -> Step:
@@ -96,7 +107,7 @@ class VectorEnv(Protocol):
         """Everything that decides the future of the battles, for a resume."""
 
     def set_state(self, arrays: list[np.ndarray]) -> None:
-        """Puts back what ``get_state`` returned."""
+        """Puts back what ``get_state`` returned, in the place of a reset."""
 
     def close(self) -> None:
-        """Frees what the environment holds."""
+        """Frees what the environment holds; may be called twice."""

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ovmse.envs.base import EnvSpec, Observation, Step
+from ovmse.envs.base import EnvSpec, Frame, Step
 
 CLIMB_TASKS = ("climb_monotone", "climb_penalty")
 AGENTS = 2
@@ -109,10 +109,10 @@ class ClimbEnv:
     rope hangs beside it; nothing once the battle has ended.
     """
 
+    exact_state, shares_tests = True, False
+
     def __init__(self, task: str, num_envs: int, seed: int) -> None:
         self._game = _game(task)
-        if num_envs < 1:
-            raise ValueError(f"num_envs: got {num_envs}, allowed: 1 or more")
         self.num_envs, self._seed = num_envs, seed
         self.spec = EnvSpec(task, "climb", AGENTS, 4, LEDGES + 1, STATES, EPISODE_LIMIT)
         self._obs = np.zeros((STATES, AGENTS, LEDGES + 1), np.float32)
@@ -123,7 +123,7 @@ class ClimbEnv:
         self._where: np.ndarray | None = None  # [E], the states
         self._steps = np.zeros(num_envs, np.int64)
 
-    def reset(self, seed: int | None = None) -> Observation:
+    def reset(self, seed: int | None = None) -> Frame:
         """Starts every battle anew. A reset without a seed restarts the stream of the last one."""
         self._seed = self._seed if seed is None else seed
         self._rng = np.random.default_rng(self._seed)
@@ -157,7 +157,7 @@ class ClimbEnv:
         done = terminated | truncated
         self._where, self._steps = np.where(done, 0, where), np.where(done, 0, self._steps)
         return Step(
-            observation=self._observe(self._where),
+            now=self._observe(self._where),
             last=self._observe(where),
             reward=reward,
             terminated=terminated,
@@ -182,8 +182,8 @@ class ClimbEnv:
     def close(self) -> None:
         """Nothing to free: the battles are arrays."""
 
-    def _observe(self, where: np.ndarray) -> Observation:
-        return Observation(
+    def _observe(self, where: np.ndarray) -> Frame:
+        return Frame(
             obs=self._obs[where],
             state=np.eye(STATES, dtype=np.float32)[where],
             avail_actions=self._game.avail[where],

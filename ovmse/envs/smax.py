@@ -24,11 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from ovmse.envs.base import EnvSpec, Observation, Step, Units
+from ovmse.envs.base import EnvSpec, Frame, Step, Units
 
 REWARD_SCALE = 10.0  # SMAX's best return is 2, SMAC's is 20
 EPISODE_LIMIT = 101
 OWN_FEATURES = 10  # health, x, y, cooldown and six unit-type bits, for each unit
+# JaxMARL's maps of fixed teams, listed here so that settings can be checked without JAX.
+SMAX_MAPS = ("2s3z", "3s5z", "5m_vs_6m", "6h_vs_8z", "3m", "8m", "25m", "10m_vs_11m",
+             "27m_vs_30m", "3s5z_vs_3s6z", "3s_vs_5z")  # fmt: skip
 
 
 def _import_jax() -> Any:
@@ -69,10 +72,7 @@ def _compiled(task: str, num_envs: int) -> tuple[EnvSpec, Callable, Callable]:
 
     with _quiet():
         from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
-        from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 
-        if task not in MAP_NAME_TO_SCENARIO:
-            raise ValueError(f"task: got {task!r}, allowed: {', '.join(MAP_NAME_TO_SCENARIO)}")
         env = HeuristicEnemySMAX(
             scenario=map_name_to_scenario(task),
             use_self_play_reward=False,
@@ -167,21 +167,21 @@ def _compiled(task: str, num_envs: int) -> tuple[EnvSpec, Callable, Callable]:
 class SmaxEnv:
     """SMAX battles with a scripted enemy, behind the interface of ``envs/base.py``."""
 
+    exact_state, shares_tests = True, False
+
     def __init__(self, task: str, num_envs: int, seed: int) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs: got {num_envs}, allowed: 1 or more")
         self.num_envs = num_envs
         self.spec, self._reset, self._step = _compiled(task, num_envs)
         self._carry: Any = None
         self._seed = seed
 
-    def reset(self, seed: int | None = None) -> Observation:
+    def reset(self, seed: int | None = None) -> Frame:
         """Starts every battle anew. A reset without a seed restarts the stream of the last one."""
         import jax
 
         self._seed = self._seed if seed is None else seed
         self._carry, seen = self._reset(jax.random.PRNGKey(self._seed))
-        return _observation(seen)
+        return _frame(seen)
 
     def step(self, actions: np.ndarray) -> Step:
         """actions ``[E, N]`` int. Raises ValueError before ``reset`` and on a wrong shape."""
@@ -194,11 +194,11 @@ class SmaxEnv:
             )
         self._carry, seen, last, outcome = self._step(self._carry, np.asarray(actions, np.int32))
         reward, terminated, truncated, won = np.asarray(outcome).T
-        observation = _observation(seen)
+        now = _frame(seen)
         ended = terminated.any() or truncated.any()
         return Step(
-            observation=observation,
-            last=_observation(last) if ended else observation,
+            now=now,
+            last=_frame(last) if ended else now,
             reward=reward.copy(),
             terminated=terminated > 0,
             truncated=truncated > 0,
@@ -215,8 +215,8 @@ class SmaxEnv:
         """Puts back what ``get_state`` returned, for the same task and ``num_envs``."""
         import jax
 
-        self.reset()
-        leaves, tree = jax.tree.flatten(self._carry)
+        expected, _ = jax.eval_shape(self._reset, jax.random.PRNGKey(0))  # nothing is played
+        leaves, tree = jax.tree.flatten(expected)
         if [leaf.shape for leaf in leaves] != [a.shape for a in arrays]:
             raise ValueError(f"the saved battles are not {self.num_envs} of {self.spec.task}")
         self._carry = jax.tree.unflatten(tree, [jax.numpy.asarray(a) for a in arrays])
@@ -225,8 +225,8 @@ class SmaxEnv:
         """Nothing to free: the battles are arrays."""
 
 
-def _observation(seen: dict) -> Observation:
-    return Observation(
+def _frame(seen: dict) -> Frame:
+    return Frame(
         obs=np.asarray(seen["obs"]),
         state=np.asarray(seen["state"]),
         avail_actions=np.asarray(seen["avail"]),

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ovmse.files import folders_with
-from ovmse.listing import read_json
+from ovmse.runs.files import folders_with, read_json
 from ovmse.sweep.grid import Plan
 from ovmse.sweep.progress import Watched
 from ovmse.sweep.worker import RECORD, read_record

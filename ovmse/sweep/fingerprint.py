@@ -7,14 +7,13 @@ import platform
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from distributed import get_worker
 
-from ovmse.code import learning_code
-from ovmse.datasets.hdf5 import DatasetError, file_checksum, find_dataset
-from ovmse.notebooks import code_checksum
+from ovmse.datasets.dataset import DatasetError, file_checksum
+from ovmse.runs.code import learning_code, package_version
+from ovmse.sweep.notebook_source import code_checksum
 
 # What can change a measured number, and what runs the notebooks.
 PACKAGES = ("torch", "numpy", "jax", "jaxlib", "jaxmarl", "h5py", "safetensors", "pydantic",
@@ -46,21 +45,18 @@ def fingerprint(notebooks: Iterable[str], datasets: Iterable[str], folder: str) 
     with suppress(ValueError):  # this process is no worker
         found["threads"] = str(get_worker().state.nthreads)
     for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing"
+        found[name] = package_version(name)
     found |= learning_code()
     for path in notebooks:
         try:
             found[path] = code_checksum(Path(path))
         except ValueError:
             found[path] = "missing"
-    for name in datasets:
+    for file in datasets:
         try:
-            found[f"dataset {name}"] = file_checksum(find_dataset(name))
+            found[f"dataset {file}"] = file_checksum(Path(file))
         except DatasetError:
-            found[f"dataset {name}"] = "missing"
+            found[f"dataset {file}"] = "missing"
     try:
         found[f"run folder {folder}"] = (Path(folder) / FOLDER_MARK).read_text()
     except OSError:

@@ -29,17 +29,14 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ovmse.algorithms import ALGORITHMS
-from ovmse.code import PACKAGE, checksums, learning_code_key
 from ovmse.config import Config, did_you_mean
-from ovmse.datasets.hdf5 import DatasetError, file_checksum, find_dataset, require_source
-from ovmse.datasets.make import LADDERS
-from ovmse.notebooks import code_checksum, from_project, parameters_cell
+from ovmse.datasets.dataset import DatasetError, dataset_path, file_checksum, ladder_folder
+from ovmse.datasets.hdf5 import require_source
+from ovmse.runs.code import checksums, learning_code_key
+from ovmse.runs.files import PROJECT, from_project
 from ovmse.sweep.fingerprint import fingerprint
-from ovmse.training import dataset_name
+from ovmse.sweep.notebook_source import code_checksum, parameters_cell
 
-PROJECT = PACKAGE.parent
-RUNS = Path(os.environ.get("OVMSE_RUNS") or PROJECT / "runs")
 MAX_RUNS = 10_000
 # PyYAML lets pass on what its tags stumble over: `!!int ''`, `!!bool x`.
 YAML_ERRORS = (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError)
@@ -175,8 +172,8 @@ class _Builder:
         self.defaults = parameters_cell(notebook)
         self.trains = "run_dir" in self.defaults
         self.base = [code_checksum(notebook), code]
-        self.datasets: dict[str, str] = {}  # name or path -> checksum
-        self.sources: set[tuple[str, str, str]] = set()  # dataset, task, backend: that go together
+        self.datasets: dict[str, str] = {}  # path -> checksum
+        self.sources: dict[tuple[str, str, str], str] = {}  # task, dataset, backend -> path
 
     def run(self, settings: dict[str, Any], label: str) -> NotebookRun:
         known = [*self.defaults, *(Config.model_fields if self.trains else [])]
@@ -191,13 +188,13 @@ class _Builder:
         config, data = None, ""
         if self.trains:
             given = {k: v for k, v in parameters.items() if k in Config.model_fields}
-            config = Config.from_parameters(**from_project(given, PROJECT))
+            config = Config.from_parameters(**from_project(given))
             # 5, "5" and 5.0 are one setting: what Config made of it counts.
             coerced = config.model_dump(include={k for k, v in settings.items() if v is not None})
             settings = {**settings, **coerced}
             parameters |= config.model_dump()  # what null and a preset stand for
-            if ALGORITHMS[config.algorithm].pretrained or config.mixing_ratio:
-                data = self._checksum(dataset_name(config), config)
+            if config.uses_data:
+                data = self._checksum(config)
         # All parameters, so that naming a default in the grid runs nothing anew.
         key = _key(*self.base, data, parameters)
         if config is not None:
@@ -209,18 +206,18 @@ class _Builder:
             settings = {**settings, "run_dir": str(folder)}
         return NotebookRun(label or name, self.notebook, folder, settings, config)
 
-    def _checksum(self, name: str, config: Config) -> str:
+    def _checksum(self, config: Config) -> str:
         """Of a dataset that is there and of the run's task."""
-        source = name, config.task, config.backend
+        asked = config.task, config.dataset, config.backend
         try:
-            if name not in self.datasets:
-                self.datasets[name] = file_checksum(find_dataset(name))
-            if source not in self.sources:
-                require_source(*source)
-                self.sources.add(source)
+            if asked not in self.sources:
+                path = dataset_path(*asked)
+                require_source(path, config.task, config.backend)
+                self.sources[asked] = str(path.resolve())
+                self.datasets[self.sources[asked]] = file_checksum(path)
         except DatasetError as error:
-            raise ValueError(f"{error}{_how_to_make(name)}") from None
-        return self.datasets[name]
+            raise ValueError(f"{error}{_how_to_make(config)}") from None
+        return self.datasets[self.sources[asked]]
 
 
 def _key(*content: Any) -> str:
@@ -238,11 +235,10 @@ def _ordered(value: Any) -> Any:
     return value if isinstance(value, str | int | float | None) else repr(value)
 
 
-def _how_to_make(name: str) -> str:
-    for ladder in LADDERS.iterdir() if LADDERS.is_dir() else ():
-        quality = name.removeprefix(f"{ladder.name}_")
-        if quality in ("medium", "medium_replay"):
-            return f"; make it: ovmse data make --task {ladder.name} --quality {quality}"
+def _how_to_make(config: Config) -> str:
+    known = ladder_folder(config.task, config.backend).is_dir()
+    if known and config.dataset in ("medium", "medium_replay"):
+        return f"; make it: ovmse data make --task {config.task} --quality {config.dataset}"
     return ""
 
 

@@ -26,9 +26,8 @@ from distributed import WorkerPlugin, get_worker
 from filelock import FileLock, Timeout
 from traitlets.config import Config
 
-from ovmse.code import EXPECTED, CodeChangedError
-from ovmse.listing import read_json
-from ovmse.runs import write_json
+from ovmse.runs.code import EXPECTED, CodeChangedError
+from ovmse.runs.files import read_json, write_json
 from ovmse.sweep.fingerprint import difference, fingerprint
 from ovmse.sweep.grid import NotebookRun
 

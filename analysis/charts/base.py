@@ -1,0 +1,50 @@
+"""What every chart shares: its data as CSV, names that do not overlap, its title and subtitle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from analysis.charts import theme
+
+
+def csv_data(table: pd.DataFrame) -> alt.InlineData:
+    """`table` inside the chart as CSV text: a fifth of the size of one object a row."""
+    kinds = {c: "number" for c in table if pd.api.types.is_numeric_dtype(table[c])}
+    return alt.InlineData(
+        values=table.to_csv(index=False, lineterminator="\n"),
+        format=alt.CsvDataFormat(type="csv", parse=kinds),
+    )
+
+
+def spread(values: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
+    """Positions as near to `values` as they can be (least squares), at least `gap` apart.
+
+    values [n] in any order -> positions [n] within [low, high], where there is room for all.
+    """
+    order = np.argsort(values, kind="stable")
+    blocks: list[list[float]] = []  # pooled means of the values less their share of the gaps
+    for value in np.asarray(values, float)[order] - gap * np.arange(len(values)):
+        blocks.append([value, 1])
+        while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
+            (a, m), (b, n) = blocks[-2], blocks.pop()
+            blocks[-1] = [(m * a + n * b) / (m + n), m + n]
+    flat = np.concatenate([np.full(int(n), mean) for mean, n in blocks])
+    placed = np.clip(flat, low, high - gap * (len(values) - 1)) + gap * np.arange(len(values))
+    out = np.empty(len(values))
+    out[order] = placed
+    return out
+
+
+def finish(chart: Any, title: str, curves: pd.DataFrame) -> alt.TopLevelMixin:
+    """The chart with its title, what the lines are, and the look of the house."""
+    first, seeds = curves.iloc[0], curves.seed.nunique()
+    parts = [f"{first.task} ({str(first.backend).upper()}), {Path(str(first.dataset)).stem} data"]
+    parts += ["thin: one seed, bold: mean"] if seeds > 1 else []
+    parts += ["click a name to highlight it"] if curves.algorithm.nunique() > 1 else []
+    titled = chart.properties(title=alt.Title(title, subtitle="; ".join(parts)))
+    return titled.configure(**theme.config())

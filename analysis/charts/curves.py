@@ -1,0 +1,197 @@
+"""Tables -> Altair charts. Pure functions: a table in, a chart out, nothing read or written.
+
+Every chart speaks Vega-Lite 5 with nothing newer than 5.6, which is what JupyterLab 4 draws. Names
+stand at the ends of their lines instead of in a legend; a click on a name or a line highlights that
+algorithm in every panel, a click on empty paper shows all again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from analysis.charts import theme
+from analysis.charts.base import csv_data, finish, spread
+from analysis.tables import CLOCK, mean_curves, measured, reference_return
+
+HEIGHT = 300
+LABEL_GAP = 19  # pixels between two names at the ends of lines
+MARKS = 6  # point shapes along a line
+REFERENCE = "Monte-Carlo return"
+
+
+def learning_curve(curves: pd.DataFrame) -> alt.TopLevelMixin:
+    """Both phases: test win rate over offline updates, then over online steps, then the values.
+
+    A phase or a measure that the table does not hold has no panel: a run from scratch has neither
+    an offline phase nor fixed battles.
+    """
+    panels = []
+    if len(measured(curves, "test_win_rate", "offline")):
+        panels.append(_win_panel(curves, "Offline: test battles won", 150, "offline"))
+    panels.append(_win_panel(curves, "Online: test battles won", 290))
+    if len(measured(curves, "q_ended")):
+        panels.append(_q_panel(curves, "Online: value of the fixed battles", 290))
+    return finish(alt.hconcat(*panels, spacing=26), "From a dataset to battles", curves)
+
+
+def q_drift(curves: pd.DataFrame) -> alt.TopLevelMixin:
+    """The paper's Figure 1: does online training forget what the pre-trained policy was worth?
+
+    Mean `Q_tot` over the fixed battles of the pre-trained policy against online environment steps,
+    one thin line for each seed and a bold mean, with the discounted Monte-Carlo return of the same
+    battles as a dashed line. Only battles that truly ended count, on both sides: one that the time
+    limit cut returned less than it would have, while `Q_tot` values it to its end.
+    """
+    title = "Value of the pre-trained policy's own battles during online training"
+    return finish(_q_panel(curves, None, width=640), title, curves)
+
+
+def win_rate(curves: pd.DataFrame) -> alt.TopLevelMixin:
+    """Test win rate (%) against online environment steps, one thin line a seed, a bold mean."""
+    title = "Test battles won during online training"
+    return finish(_win_panel(curves, None, width=640), title, curves)
+
+
+def figure1(curves: pd.DataFrame) -> alt.TopLevelMixin:
+    """`q_drift` and `win_rate` side by side; a click in one highlights in both."""
+    left = _q_panel(curves, "Value of the pre-trained policy's own battles", width=370)
+    right = _win_panel(curves, "Test battles won", width=370)
+    return finish(
+        alt.hconcat(left, right, spacing=30),
+        "Does online training forget the pre-trained policy?",
+        curves,
+    )
+
+
+def _q_panel(curves: pd.DataFrame, title: str | None, width: int) -> alt.LayerChart:
+    values, reference = measured(curves, "q_ended").q_ended, reference_return(curves)
+    # From zero (lower only where a young network's values are) to a labelled tick.
+    low = min(0.0, 2 * np.floor(values.min() / 2))
+    top = max(2.0, 2 * np.ceil(max(values.max(), reference or 0) / 2))
+    return _panel(curves, "q_ended", "mean Q_tot", [low, top], title, width, reference)
+
+
+def _win_panel(
+    curves: pd.DataFrame, title: str | None, width: int, phase: str = "online"
+) -> alt.LayerChart:
+    percent = curves.assign(test_win_rate=100 * curves.test_win_rate)
+    return _panel(
+        percent, "test_win_rate", "test win rate (%)", [0, 100], title, width, phase=phase
+    )
+
+
+def _panel(
+    curves: pd.DataFrame,
+    measure: str,
+    axis: str,
+    domain: list[float],
+    title: str | None,
+    width: int,
+    reference: float | None = None,
+    phase: str = "online",
+) -> alt.LayerChart:
+    """One panel: thin lines of the seeds, bold means with point shapes, names at their ends."""
+    clock = CLOCK[phase]
+    seeds = measured(curves, measure, phase)[["algorithm", "seed", clock, measure]]
+    means = mean_curves(curves, measure, phase)
+    if means.empty:
+        raise ValueError(f"no {phase} row carries {measure}: nothing to draw yet")
+    names = theme.in_order(means.algorithm)
+    seeds, means = _drawn(seeds, clock), _drawn(means, clock)
+    means["mark"] = 0
+    for i, name in enumerate(names):
+        means.loc[_spaced(means.index[means.algorithm == name], i), "mark"] = 1
+
+    pick = alt.selection_point(name="pick", fields=["algorithm"])
+    x = alt.X(
+        "x:Q",
+        title="environment steps (thousands)" if phase == "online" else "updates",
+        scale=alt.Scale(domain=[0, float(seeds.x.max()) or 1], nice=False),
+        axis=alt.Axis(grid=False, labelFlush=False, tickCount=width // 60),
+    )
+    y = alt.Scale(domain=domain, nice=False)
+    y_axis = alt.Axis(title=axis)
+    styles = [theme.style(n) for n in names]
+    colours = alt.Scale(domain=names, range=[s.colour for s in styles])
+    shapes = alt.Scale(domain=names, range=[s.shape for s in styles])
+    colour = alt.Color("algorithm:N", scale=colours, legend=None)
+
+    def lit(on: float, off: float) -> Any:
+        return alt.condition(pick, alt.value(on), alt.value(off))
+
+    layers = []
+    if reference is not None:
+        rule = alt.Chart(
+            csv_data(pd.DataFrame({"algorithm": [""], "y": [reference]}).round(3))
+        ).encode(y=alt.Y("y:Q", scale=y))
+        layers.append(rule.mark_rule(color=theme.REFERENCE, strokeDash=[6, 5], strokeWidth=2))
+    y_seed = alt.Y(f"{measure}:Q", scale=y, axis=y_axis)
+    thin = alt.Chart(csv_data(seeds[["algorithm", "seed", "x", measure]])).mark_line(
+        strokeWidth=1.2
+    )
+    layers.append(thin.encode(x=x, y=y_seed, color=colour, detail="seed:N", opacity=lit(0.4, 0.06)))
+    base = alt.Chart(csv_data(means)).encode(
+        x=x, y=alt.Y("mean:Q", scale=y, axis=y_axis), color=colour
+    )
+    layers.append(base.mark_line(strokeWidth=3.2).encode(opacity=lit(1, 0.12)).add_params(pick))
+    points = base.transform_filter("datum.mark == 1").encode(
+        shape=alt.Shape("algorithm:N", scale=shapes, legend=None), opacity=lit(1, 0.12)
+    )
+    layers.append(points.mark_point(filled=True, size=100, stroke="white", strokeWidth=1))
+    # Unseen discs under the pointer: a line of three pixels is hard to hit.
+    tooltip = [
+        alt.Tooltip("name:N", title="algorithm"),
+        alt.Tooltip("at:Q", title=clock.replace("_", " "), format=","),
+        alt.Tooltip("mean:Q", title=f"mean {axis.removeprefix('mean ')}", format=".3~g"),
+        alt.Tooltip("low:Q", title="least seed", format=".3~g"),
+        alt.Tooltip("high:Q", title="greatest seed", format=".3~g"),
+        alt.Tooltip("seeds:Q"),
+    ]
+    unseen = base.mark_circle(size=260, cursor="pointer")
+    layers.append(unseen.encode(opacity=alt.value(0), tooltip=tooltip))
+    if phase == "online":  # the offline panel stands left of an online one, which has the names
+        layers.append(_names(means, reference, domain, lit(1, 0.35)))
+    layered = alt.layer(*layers).resolve_scale(color="independent")
+    layered = layered.properties(width=width, height=HEIGHT)
+    return layered.properties(title=alt.Title(title, fontSize=16)) if title else layered
+
+
+def _drawn(table: pd.DataFrame, clock: str) -> pd.DataFrame:
+    """`table` with plotting columns `x` and `name`, few digits, and OVMSE last, so on top."""
+    rank = table.algorithm.map({name: -i for i, name in enumerate(theme.STYLES)})
+    table = table.iloc[np.argsort(rank, kind="stable")].rename(columns={clock: "at"})
+    x = table["at"] / (1000 if clock == "env_steps" else 1)
+    names = [theme.label(n) for n in table.algorithm]
+    return table.assign(x=x, name=names).round(3).reset_index(drop=True)
+
+
+def _spaced(rows: pd.Index, shift: int) -> pd.Index:
+    """About `MARKS` of the rows of one mean curve, the last among them, shifted line by line."""
+    step = max(len(rows) // MARKS, 1)
+    kept = {*range((step // 2 + shift) % step, len(rows), step), len(rows) - 1}
+    return rows[sorted(kept)]
+
+
+def _names(
+    means: pd.DataFrame, reference: float | None, domain: list[float], lit: Any
+) -> alt.Chart:
+    """The names at the ends of the lines, moved apart where they would overlap."""
+    ends = means.groupby("algorithm", sort=False).tail(1)[["algorithm", "name", "x", "mean"]]
+    if reference is not None:
+        end = {"algorithm": "", "name": REFERENCE, "x": means.x.max(), "mean": reference}
+        ends = pd.concat([ends, pd.DataFrame([end])])
+    gap = LABEL_GAP * (domain[1] - domain[0]) / HEIGHT
+    ends = ends.assign(y=spread(ends["mean"].to_numpy(), gap, *domain)).round(3)
+    ink = {n: theme.style(n).ink if n else theme.REFERENCE for n in ends.algorithm}
+    inks = alt.Scale(domain=list(ink), range=list(ink.values()))
+    text = alt.Chart(csv_data(ends)).mark_text(
+        align="left", baseline="middle", dx=14, fontWeight="bold", cursor="pointer"
+    )
+    colour = alt.Color("algorithm:N", scale=inks, legend=None)
+    # Vega-Lite lets a layer feel the pointer only if it has a tooltip or the selection itself.
+    tooltip = alt.value("click to highlight")
+    return text.encode(x="x:Q", y="y:Q", text="name:N", color=colour, opacity=lit, tooltip=tooltip)

@@ -1,0 +1,110 @@
+"""One look for every chart: each algorithm has one colour and one point shape.
+
+The colours are the palette of Okabe and Ito (2008, "Color Universal Design") without its yellow,
+which is lost on a projector, and with Tol's wine and indigo added. Under simulated deuteranopia
+and protanopia every pair stays at least 17 CIELAB units apart (see `tests/test_analysis.py`);
+the shapes tell the lines apart in black and white too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from PIL import ImageColor
+
+from ovmse.method.algorithms import ALGORITHMS
+
+FONT = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
+INK, QUIET, REFERENCE, GRID = "#222222", "#5F5F5F", "#767676", "#EBEBEB"
+
+
+class Style(NamedTuple):
+    """How one algorithm looks: `colour` of its line, `ink` of its name, point `shape`."""
+
+    colour: str
+    ink: str
+    shape: str
+
+
+# `ink` is the colour, darkened where it is too pale for text (contrast on white at least 4.5).
+_SAW = "M-1,-.6L-.6,-1L0,-.4L.6,-1L1,-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z"
+STYLES: dict[str, Style] = {
+    "ovmse": Style("#0072B2", "#0072B2", "circle"),
+    "ovm": Style("#009E73", "#007A59", "triangle-up"),
+    "se": Style("#56B4E9", "#1F7BB0", "diamond"),
+    "switch_cql": Style("#D55E00", "#BF5400", "square"),
+    "macql": Style("#CC79A7", "#B04482", "triangle-down"),
+    "macal_ql": Style("#E69F00", "#976800", "cross"),
+    "action_proposal": Style("#882255", "#882255", "triangle-left"),
+    "qmix": Style("#000000", "#000000", _SAW),
+    "wsrl": Style("#332288", "#332288", "triangle-right"),
+}
+
+
+def style(algorithm: str) -> Style:
+    """The look of `algorithm` (a name of `ovmse.method.algorithms.ALGORITHMS`).
+
+    Raises `ValueError` on a name without one: a new algorithm needs a colour of its own.
+    """
+    if algorithm not in STYLES:
+        raise ValueError(
+            f"no colour for the algorithm {algorithm!r}: add it to STYLES in "
+            f"analysis/charts/theme.py (known: {', '.join(STYLES)})"
+        )
+    return STYLES[algorithm]
+
+
+def label(algorithm: str) -> str:
+    """The name of `algorithm` as papers print it: `macal_ql` -> `MACal-QL`."""
+    return ALGORITHMS[algorithm].label
+
+
+def in_order(algorithms: Iterable[str]) -> list[str]:
+    """The distinct names of `algorithms` in the order of the table of algorithms."""
+    present = set(algorithms)
+    for name in present:
+        style(name)
+    return [name for name in STYLES if name in present]
+
+
+def inks() -> list[tuple[int, int, int]]:
+    """Every colour (RGB, 0..255) a chart needs: the styles with two tints for edges, and greys."""
+    pure = [c for s in STYLES.values() for c in (s.colour, s.ink)]
+    shades = {(v, v, v) for v in (34, 70, 95, 118, 150, 185, 215, 235, 255)}
+    for red, green, blue in (ImageColor.getrgb(c)[:3] for c in pure):
+        for a in (1, 0.6, 0.35):
+            fade = [round(255 + a * (level - 255)) for level in (red, green, blue)]
+            shades.add((fade[0], fade[1], fade[2]))
+    return sorted(shades)
+
+
+def config() -> dict:
+    """The Vega-Lite `config` of every chart: large quiet type, no frame, a faint grid."""
+    return {
+        "background": "white",
+        "font": FONT,
+        "view": {"stroke": None},
+        "axis": {
+            "labelFontSize": 14,
+            "titleFontSize": 15,
+            "titleFontWeight": "normal",
+            "labelColor": INK,
+            "titleColor": INK,
+            "titlePadding": 10,
+            "gridColor": GRID,
+            "domain": False,
+            "tickColor": GRID,
+            "tickCount": 6,
+        },
+        "title": {
+            "anchor": "start",
+            "fontSize": 18,
+            "color": INK,
+            "subtitleFontSize": 14,
+            "subtitleColor": QUIET,
+            "subtitlePadding": 6,
+            "offset": 14,
+        },
+        "text": {"fontSize": 15, "color": INK},
+    }

@@ -1,0 +1,72 @@
+"""A notebook -> one HTML page that needs nothing but a browser: charts stay interactive offline."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nbformat
+import vl_convert
+from nbconvert import HTMLExporter
+from pygments.formatters import HtmlFormatter
+from traitlets.config import Config
+
+from analysis.charts import theme
+from analysis.charts.show import VEGALITE, VL_VERSION
+from ovmse.runs.files import replacing
+
+EXPOSE = "window.vegaEmbed = vegaEmbed;"
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def write_report(notebook_path: str | Path, html_path: str | Path) -> Path:
+    """Write the stored outputs of a notebook as one HTML file; nothing is run.
+
+    The code is folded away. Charts are drawn by a Vega that the page carries (0.9 MB, once) with
+    their PNG where there is no JavaScript; the page names no other file and no host. It is readable
+    on a phone and on a projector. The file appears whole or not at all; its path is returned.
+    Raises `FileNotFoundError` or nbformat's `NotJSONError` where there is no notebook.
+    """
+    source, target = Path(notebook_path), Path(html_path)
+    notebook = nbformat.read(source, as_version=4)
+    config = Config()
+    config.NbConvertBase.display_data_priority = [
+        VEGALITE,
+        "text/html",
+        "text/markdown",
+        "image/svg+xml",
+        "image/png",
+        "image/jpeg",
+        "text/plain",
+    ]
+    exporter = HTMLExporter(
+        config=config,
+        template_name="report",
+        extra_template_basedirs=[str(TEMPLATES)],
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        embed_images=True,
+    )
+    drawn = any(
+        VEGALITE in out.get("data", {}) for c in notebook.cells for out in c.get("outputs", ())
+    )
+    resources = {
+        "page_title": _title(notebook) or source.stem,
+        "chart_type": VEGALITE,
+        "theme": theme,
+        "code_css": HtmlFormatter().get_style_defs(".highlight"),
+        "vega": vl_convert.javascript_bundle(EXPOSE, vl_version=VL_VERSION) if drawn else "",
+        "metadata": {"path": str(source.parent)},  # where the notebook's own pictures lie
+    }
+    page, _ = exporter.from_notebook_node(notebook, resources)
+    with replacing(target) as part:
+        part.write_text(page, encoding="utf-8")
+    return target
+
+
+def _title(notebook: nbformat.NotebookNode) -> str | None:
+    """The first heading of the notebook, as plain text."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and (found := re.search(r"^# +(.+)$", cell.source, re.M)):
+            return re.sub(r"[*_`]", "", found[1]).strip()
+    return None

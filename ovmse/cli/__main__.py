@@ -1,0 +1,3 @@
+from ovmse.cli.app import app
+
+app(prog_name="ovmse")

@@ -1,0 +1,272 @@
+"""The command line: ``ovmse train``, ``sweep``, ``runs`` and ``data make | ladder | info``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ovmse.cli.terminal import show_plan, show_runs, show_sweep, show_training, stoppable
+from ovmse.config import Config
+from ovmse.datasets.dataset import DatasetError, data_folder
+from ovmse.datasets.hdf5 import load_dataset
+from ovmse.method.algorithms import ALGORITHMS
+from ovmse.runs.files import RUNS
+from ovmse.runs.listing import STATUSES, list_runs, within
+from ovmse.runs.reading import RunError
+from ovmse.sweep.engine import default_workers
+from ovmse.sweep.engine import sweep as run_sweep
+from ovmse.sweep.estimate import estimate
+from ovmse.sweep.grid import MAX_RUNS, grid_value, load_grid, plan
+from ovmse.training import train as train_run
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+data = typer.Typer(no_args_is_help=True, help="Offline datasets: make one, look at one.")
+app.add_typer(data, name="data")
+Task = Annotated[str, typer.Option(help="The map, such as 2s3z.")]
+
+
+@app.command()
+def train(
+    run_dir: Annotated[Path, typer.Argument(help="Where the run is kept, and resumed from.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Any setting as NAME=VALUE, such as online_lr=3e-4.")
+    ] = None,
+    algorithm: Annotated[str, typer.Option(help=f"One of {', '.join(ALGORITHMS)}.")] = "ovmse",
+    task: Task = "2s3z",
+    dataset: Annotated[
+        str, typer.Option(help="medium, medium_replay, or an HDF5 file.")
+    ] = "medium",
+    preset: Annotated[str, typer.Option(help="tiny, quick or paper.")] = "quick",
+    seed: Annotated[int, typer.Option(help="One seed for both phases.")] = 0,
+) -> None:
+    """Pre-trains on a dataset, then fine-tunes in battles.
+
+    The same command continues a run that was stopped, and does nothing for a finished one. Runs
+    in the same folder share their pre-training.
+
+    Example: ovmse train runs/mine/ovmse_0 --algorithm ovmse --seed 0 mixing_ratio=0.1
+    """
+    with one_sentence():
+        given = dict(_setting(text) for text in settings or [])
+        config = Config.from_parameters(
+            **{"algorithm": algorithm, "task": task, "dataset": dataset, "preset": preset,
+               "seed": seed, **given}
+        )  # fmt: skip
+        show_training(train_run(config, run_dir))
+        print(f"The run is in {run_dir}.")
+
+
+@app.command()
+def sweep(
+    grid: Annotated[Path, typer.Argument(help="A grid file, such as notebooks/grids/figure1.yaml")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", help="NAME=VALUES instead of the grid's: seed=0..2"),
+    ] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="One of the grid's scales; else its first.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the runs go; else runs/GRID_SCALE.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once here; else one for each core.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="A Dask cluster's address, such as tcp://node1:8786.")
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="Seconds for one notebook, its waiting for a pre-training included."
+        ),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run again what failed earlier.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print the runs, and what they will cost.")
+    ] = False,
+    max_runs: Annotated[
+        int, typer.Option(min=1, help="A larger grid is taken for a mistake.")
+    ] = MAX_RUNS,
+) -> None:
+    """Runs a notebook for every combination of a grid's parameters, several at once.
+
+    Finished runs are skipped and unfinished ones continue, so the same command goes on after
+    whatever happened. Without --scheduler everything listens on 127.0.0.1 only. Exit code 1: some
+    runs failed (listed at the end; --retry-failed runs them again).
+
+    Example: ovmse sweep notebooks/grids/figure1.yaml -p seed=0..2 --dry-run
+    """
+    with one_sentence(), stoppable():
+        read = load_grid(grid)
+        name = "_".join(filter(None, [grid.stem, scale or next(iter(read.scales), "")]))
+        where = folder or RUNS / name
+        planned = plan(read, where, scale, parameters_given(parameter), max_runs)
+        if scheduler is None:
+            workers = workers or default_workers()
+        elif workers is not None:
+            raise ValueError("--workers is of this machine; a cluster at --scheduler has its own")
+        if dry_run:
+            cost = estimate(planned, {where.resolve(), RUNS.resolve()}, retry_failed)
+            show_plan(planned, cost, workers)
+            return
+        state = show_sweep(run_sweep(planned, workers, scheduler, timeout, retry_failed), str(grid))
+        print(f"The runs are in {planned.folder}.")
+        if state.failed():
+            raise typer.Exit(1)
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="A folder of runs.")] = RUNS,
+    status: Annotated[str | None, typer.Option(help=f"One of {', '.join(STATUSES)}.")] = None,
+    algorithm: Annotated[str | None, typer.Option(help="Only this one.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only this map.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
+    won_above: Annotated[float | None, typer.Option(help="Last win rate, 0 to 1.")] = None,
+    won_below: Annotated[float | None, typer.Option(help="Last win rate, 0 to 1.")] = None,
+    older_than: Annotated[float | None, typer.Option(help="Minutes since it last wrote.")] = None,
+    newer_than: Annotated[float | None, typer.Option(help="Minutes since it last wrote.")] = None,
+    export_to: Annotated[
+        Path | None,
+        typer.Option("--export", help="Write their measurements to this file.parquet."),
+    ] = None,
+) -> None:
+    """Lists the runs below a folder: status, algorithm, map, seed, last win rate, age.
+
+    Example: ovmse runs runs/figure1_quick --status done --export runs.parquet
+    """
+    from ovmse.runs.tables import export, metrics_table  # pandas: only here
+
+    with one_sentence():
+        if status is not None and status not in STATUSES:
+            raise ValueError(f"--status: got {status!r}, allowed: {', '.join(STATUSES)}")
+        wanted = {"status": status, "algorithm": algorithm, "task": task, "seed": seed}
+        found = [
+            run
+            for run in list_runs(folder)
+            if all(v is None or getattr(run, k) == v for k, v in wanted.items())
+            and within(run.test_win_rate, won_above, won_below)
+            and within(run.age / 60, older_than, newer_than)
+        ]
+        if export_to is None:
+            show_runs(found)
+            return
+        measured = [run.path for run in found if run.env_steps is not None]
+        if not measured:
+            raise ValueError(
+                f"there is nothing to export: no such run in {folder} has measured yet"
+            )
+        export(metrics_table(measured), export_to)
+        print(f"The measurements of {len(measured)} runs are in {export_to}.")
+        if left := len(found) - len(measured):
+            print(f"{left} without a readable measurement are left out.")
+
+
+@data.command("make")
+def make(
+    task: Task = "2s3z",
+    quality: Annotated[str, typer.Option(help="medium or medium_replay.")] = "medium",
+    out: Annotated[Path | None, typer.Option(help="The file; else data/TASK_QUALITY.h5.")] = None,
+    ladder: Annotated[
+        Path | None, typer.Option(help="A folder of policies; else the shipped one of the map.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Battles.")] = 2_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the battles.")] = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the file if it is there.")
+    ] = False,
+) -> None:
+    """Collects a dataset from a map's ladder of policies and writes it with its card beside it.
+
+    medium: battles of the policy that did about half as well as the best of its training.
+    medium_replay: battles of every policy until then, exploring as the training did. Works for
+    2s3z, 3s5z, 5m_vs_6m and 6h_vs_8z; a few minutes each.
+    """
+    from ovmse.datasets.card import write_card
+    from ovmse.ladders import make_dataset
+
+    out = out or data_folder("smax") / f"{task}_{quality}.h5"
+    with one_sentence():
+        if out.suffix not in (".h5", ".hdf5"):
+            raise ValueError(f"out: got {str(out)!r}, allowed: a file that ends in .h5")
+        if out.exists() and not force:
+            raise ValueError(f"{out} is there already; --force replaces it")
+        show_training(make_dataset(task, quality, out, ladder, episodes, seed))
+        card = out.with_suffix(".md")
+        write_card(load_dataset(out.resolve()), card)
+        print(f"The dataset is {out}, its card {card}.")
+
+
+@data.command()
+def ladder(
+    task: Task = "2s3z",
+    out: Annotated[Path | None, typer.Option(help="The folder; else data/ladders/TASK.")] = None,
+    work_dir: Annotated[Path | None, typer.Option(help="Where the training is kept.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace the ladder there.")] = False,
+) -> None:
+    """Trains QMIX from scratch and keeps eleven policies that it passed through.
+
+    Takes from 10 minutes (6h_vs_8z) to an hour. The training is resumed in the work folder.
+    """
+    from ovmse.datasets.dataset import ladder_folder
+    from ovmse.ladders import make_ladder
+
+    out = out or ladder_folder(task)
+    work_dir = work_dir or RUNS / "ladders" / f"{task}_seed{seed}"
+    with one_sentence():
+        if (out / "ladder.json").exists() and not force:
+            raise ValueError(f"{out} holds a ladder already; --force replaces it")
+        show_training(make_ladder(task, out, work_dir, seed))
+        print(f"The ladder is {out}.")
+
+
+@data.command()
+def info(
+    name: Annotated[str, typer.Argument(help="A shipped dataset, such as 2s3z_medium, or a file.")],
+) -> None:
+    """Prints what a dataset holds, as JSON."""
+    from ovmse.datasets.card import dataset_statistics
+
+    with one_sentence():
+        print(json.dumps(dataset_statistics(load_dataset(name)), indent=1))
+
+
+def parameters_given(texts: list[str] | None) -> dict[str, Any]:
+    """What -p NAME=VALUES says, with values as a grid file has them."""
+    given: dict[str, Any] = {}
+    for name, value in map(_setting, texts or []):
+        if name in given or not value:
+            what = "it twice; give a list, such as [0, 1]" if value else "no value"
+            raise ValueError(f"{name}: got {what}")
+        given[name] = grid_value(name, value)
+    return given
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"got {text!r}, allowed: NAME=VALUE, such as seed=1")
+    return name, value
+
+
+@contextmanager
+def one_sentence(program: str = "ovmse") -> Iterator[None]:
+    """What a user can cause ends in one sentence and exit code 2, without a traceback."""
+    try:
+        yield
+    except (RunError, DatasetError, ValueError, OSError) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        print(f"{program}: stopped; the same command continues", file=sys.stderr)
+        raise typer.Exit(130) from None

@@ -1,0 +1,73 @@
+"""Where the project's files lie, and writing them so that they are whole or as they were."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parents[1]  # ovmse/
+PROJECT = PACKAGE.parent
+RUNS = Path(os.environ.get("OVMSE_RUNS") or PROJECT / "runs")
+DATA_DIR = Path(os.environ.get("OVMSE_DATA") or PROJECT / "data")
+
+
+def from_project(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings; a dataset's path counts from the project, whatever the working directory."""
+    dataset = settings.get("dataset")
+    if isinstance(dataset, str) and dataset.endswith((".h5", ".hdf5")):
+        return {**settings, "dataset": str(PROJECT / Path(dataset).expanduser())}
+    return settings
+
+
+def folders_with(folder: Path, *names: str) -> list[Path]:
+    """The folders below one that hold any of these files; they may come and go meanwhile."""
+    walked = os.walk(folder)  # Path.rglob fails where a folder goes while it looks
+    return [Path(path) for path, _, files in walked if not set(names).isdisjoint(files)]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path``, which takes its place once the block ends well.
+
+    The folder is made if it is missing. Whatever the block raises passes on, and nothing is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomically: the file is whole or as it was."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty if it is not there, not readable or something else."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table; floats with six digits."""
+    lines = ["| " + " | ".join(map(_cell, row)) + " |" for row in [header, *rows]]
+    return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        value = f"{value:.6g}"
+    return str(value).replace("|", "\\|").replace("\n", " ")

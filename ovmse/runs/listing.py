@@ -1,0 +1,90 @@
+"""What lies in a folder of runs: a list with statuses."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ovmse.runs.files import folders_with, read_json
+from ovmse.runs.reading import RunError, read_metrics
+
+STATUSES = ("done", "running", "unfinished", "failed")
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """A run as a list shows it; ``age`` is the time since it last wrote, in seconds."""
+
+    path: Path
+    status: str  # one of STATUSES
+    algorithm: str
+    task: str
+    seed: int | None
+    env_steps: int | None
+    test_win_rate: float | None
+    age: float
+    error: str
+
+
+def list_runs(folder: str | Path) -> list[ListedRun]:
+    """Every run below a folder, sorted by path; raises RunError if there is no such folder.
+
+    A run is a directory with a ``sweep.json`` or with the ``config.json`` of an algorithm.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RunError(f"there is no folder {folder}")
+    listed = []
+    for path in sorted(folders_with(folder, "config.json", "sweep.json")):
+        config, record = read_json(path / "config.json"), read_json(path / "sweep.json")
+        if record or "algorithm" in config:
+            listed.append(_listed(path, {**record.get("parameters", {}), **config}, record))
+    return listed
+
+
+def within(value: float | None, low: float | None, high: float | None) -> bool:
+    """Whether a value lies between two limits, None being no limit; no value lies between any."""
+    if value is None:
+        return low is None and high is None
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def _listed(path: Path, settings: dict[str, Any], record: dict[str, Any]) -> ListedRun:
+    row: dict[str, Any] = {}
+    with suppress(RunError, ValueError):  # none yet, or a line that is damaged
+        row = (read_metrics(path) or [{}])[-1]
+    held = any(_is_held(path / name) for name in (".lock", ".sweep.lock"))
+    status = record.get("state") or ("done" if (path / "result.json").exists() else "unfinished")
+    if held and status != "done":
+        status = "running"
+    written = []
+    for name in ("config.json", "sweep.json", "metrics.jsonl", "result.json"):
+        with suppress(OSError):
+            written.append((path / name).stat().st_mtime)
+    return ListedRun(
+        path,
+        status,
+        str(settings.get("algorithm", "")),
+        str(settings.get("task", "")),
+        settings.get("seed"),
+        row.get("env_steps"),
+        row.get("test_win_rate"),
+        time.time() - max(written, default=time.time()),
+        str(record.get("error", "")),
+    )
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether some process has locked the file; asks by sharing the lock for an instant."""
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

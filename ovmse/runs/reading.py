@@ -1,0 +1,73 @@
+"""Reading what a run left behind. Needs neither torch nor pandas."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ovmse.config import with_defaults
+from ovmse.runs.files import folders_with
+
+
+class RunError(RuntimeError):
+    """A run directory that cannot be used, in one sentence."""
+
+
+def find_runs(source: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The online run directories in a folder (itself included), sorted, or among those given.
+
+    Raises RunError if there is none.
+    """
+    if isinstance(source, str | Path):
+        candidates = sorted(folders_with(Path(source), "config.json"))
+    else:
+        candidates = [Path(path) for path in source]
+    found = [
+        p
+        for p in candidates
+        if (p / "metrics.jsonl").exists()
+        and (p / "config.json").exists()
+        and "algorithm" in read_config(p)
+    ]
+    if not found:
+        where = source if isinstance(source, str | Path) else f"the {len(candidates)} given"
+        raise RunError(f"there is no run in {where}")
+    return found
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """``config.json`` of a run: its settings, ``pretrained`` (where its pre-training lies),
+    ``dataset_sha256`` and ``made_by`` (the code key and the versions that made it).
+
+    A setting that did not exist yet when the run was made has its default. Raises RunError if
+    the file is not there or not JSON.
+    """
+    return with_defaults(stored_config(path))
+
+
+def stored_config(path: str | Path) -> dict[str, Any]:
+    """``config.json`` as it was written; raises RunError if it is not there or not JSON."""
+    try:
+        config = json.loads((Path(path) / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} holds no readable config.json ({error})") from None
+    if not isinstance(config, dict):
+        raise RunError(f"{path}/config.json is not an object")
+    return config
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of ``metrics.jsonl``. A last line that is still being written is left out."""
+    try:
+        text = (Path(path) / "metrics.jsonl").read_text()
+    except OSError as error:
+        raise RunError(f"{path} holds no readable metrics.jsonl ({error})") from None
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def snapshot_steps(path: str | Path) -> list[tuple[int, Path]]:
+    """``(env_steps, file)`` of the online snapshots of a run, in order."""
+    files = sorted((Path(path) / "snapshots").glob("online_*.safetensors"))
+    return [(int(file.stem.removeprefix("online_")), file) for file in files]

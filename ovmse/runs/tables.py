@@ -1,0 +1,69 @@
+"""Many runs as one tidy table of all measurements, and that table as a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from ovmse.config import Config, uses_data
+from ovmse.runs.files import replacing
+from ovmse.runs.reading import read_config, read_metrics
+
+SETTINGS = list(Config.model_fields)
+MADE_BY = ["code", "torch", "numpy", "jax", "jaxmarl"]
+MEASURES = [
+    "test_win_rate",
+    "test_return",
+    "q_fixed",
+    "mc_fixed",
+    "q_ended",
+    "mc_ended",
+    "loss",
+    "epsilon",
+    "lambda_memory",
+    "memory_active",
+    "cql_weight",
+    "explorers",
+    "void_battles",
+    "wall_s",
+]
+
+
+def metrics_table(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Every metrics row of the given run directories, one row for each measurement.
+
+    Columns: `run` (the directory), every setting of the Config, `code` (the key of the learning
+    code), the versions `torch`, `numpy`, `jax`, `jaxmarl`, then `phase` ("offline" | "online"),
+    `env_steps`, `updates`, and the measures, NaN where a row does not carry one: `test_win_rate`
+    (0..1), `test_return` (0..20), `q_fixed`, `mc_fixed`, `q_ended`, `mc_ended`, `loss`, `epsilon`,
+    `lambda_memory`, `memory_active`, `cql_weight`, `explorers`, `void_battles`, `wall_s` (seconds).
+    `dataset` is missing where a run learned from no data: from scratch, and with none mixed in.
+    """
+    rows = []
+    for path in paths:
+        config = read_config(path)
+        made_by = config.get("made_by", {})
+        about = {"run": str(path)} | {name: config.get(name) for name in SETTINGS}
+        about |= {name: made_by.get(name) for name in MADE_BY}
+        if not uses_data(config["algorithm"], config["mixing_ratio"]):
+            about["dataset"] = None
+        rows += [about | row for row in read_metrics(path)]
+    table = pd.DataFrame(rows)
+    columns = ["run", *SETTINGS, *MADE_BY, "phase", "env_steps", "updates", *MEASURES]
+    table = table.reindex(columns=columns).astype(dict.fromkeys(MEASURES, float))
+    return table.sort_values(["run", "phase", "env_steps", "updates"], ignore_index=True)
+
+
+def export(table: pd.DataFrame, path: Path) -> None:
+    """Writes a table as Parquet, atomically; raises ValueError for another kind of file."""
+    if path.suffix != ".parquet":
+        raise ValueError(f"--export: got {path.name!r}, allowed: a name that ends in .parquet")
+    try:
+        with replacing(path) as temporary:
+            table.to_parquet(temporary, index=False)
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else error
+        raise ValueError(f"--export: {path} cannot be written ({why})") from None

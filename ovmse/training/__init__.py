@@ -1,0 +1,57 @@
+"""The two phases: pretrain() on a dataset, finetune() in battles, evaluate() in tests.
+
+``train`` is both, and what most callers want. All are generators of ``Progress`` events: a
+notebook draws them, the command line shows a bar, a batch run logs them. Nothing here prints.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ovmse.config import Config
+from ovmse.method.algorithms import ALGORITHMS
+from ovmse.runs.directory import RunDirectory
+from ovmse.runs.reading import read_config
+from ovmse.runs.sharing import dataset_checksum, pretrain_directory
+from ovmse.training.finetuning import finetune
+from ovmse.training.phase import Evaluation, Progress, evaluate, require_device
+from ovmse.training.pretraining import pretrain
+
+# Seconds to wait for a run directory: the kernel of a worker that was killed lives on for a moment.
+LAST_BREATH = 10
+
+
+def train(config: Config, run_dir: str | Path) -> Iterator[Progress]:
+    """Pre-trains if no run beside this one has, then fine-tunes; skips what is finished.
+
+    The pre-training lies in ``pretrain/`` beside the run and is shared by every run of the same
+    folder that agrees on the seed, the data, the offline settings and the learning code. Raises
+    RunError if another process runs in ``run_dir``, if it holds a run with other settings, or an
+    unfinished one that other learning code began; DatasetError on bad data.
+    """
+    run_dir = Path(run_dir)
+    require_device(config)  # before the run directory takes these settings as its own
+    settings = config.model_dump()
+    notes: dict[str, str | None] = {"pretrained": None}
+    if config.uses_data:
+        settings["dataset_sha256"] = dataset_checksum(config)
+    if ALGORITHMS[config.algorithm].pretrained:
+        notes["pretrained"] = os.path.relpath(pretrain_directory(config, run_dir.parent), run_dir)
+    with RunDirectory(run_dir, settings, wait=LAST_BREATH, notes=notes) as run:
+        if run.finished:
+            yield Progress("online", config.online_steps, config.online_steps, "environment steps")
+            return
+        # As it was when the run began: other learning code has a pre-training of its own.
+        shared = read_config(run_dir)["pretrained"]
+        if shared is None:
+            yield from finetune(config, run, None)
+            return
+        pretrained = Path(os.path.normpath(run_dir / shared))
+        if not (pretrained / "result.json").exists():
+            yield from pretrain(config, pretrained)
+        yield from finetune(config, run, pretrained)
+
+
+__all__ = ["Evaluation", "Progress", "evaluate", "finetune", "pretrain", "train"]

@@ -1,0 +1,451 @@
+"""Tables against plain loops, charts against their own specification, pages against the network."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from browser import ROOT, pixels, write_notebook
+from fake_runs import STORY, write_runs
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.charts import theme
+from analysis.charts.base import spread
+from analysis.charts.curves import figure1, learning_curve, q_drift, win_rate
+from analysis.charts.show import VEGALITE, mimebundle, show
+from analysis.report import write_report
+from analysis.tables import curves, mean_curves, reference_return, summary
+from analysis.widgets import live
+
+CHARTS = [learning_curve, q_drift, win_rate, figure1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_runs(tmp_path_factory.mktemp("runs"), seeds=(0, 1, 2))
+
+
+@pytest.fixture(scope="module")
+def table(folder):
+    return curves(folder)
+
+
+def rows_of(folder, name, seed):
+    """The metrics of one run, read without the package under test."""
+    text = (folder / f"{name}_seed{seed}" / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+# Tables.
+
+
+def test_curves_hold_every_line_of_every_run(folder, table):
+    assert len(table) == sum(len(rows_of(folder, n, s)) for n in STORY for s in (0, 1, 2))
+    for name in STORY:
+        for seed in (0, 1, 2):
+            part = table[(table.algorithm == name) & (table.seed == seed)]
+            for (_, got), row in zip(part.iterrows(), rows_of(folder, name, seed), strict=True):
+                assert all(got[key] == value for key, value in row.items())
+                assert (got.task, got.dataset, got.backend) == ("2s3z", "medium", "smax")
+    assert table.epsilon.isna().all()  # the fake runs do not measure it
+
+
+def test_curves_of_a_list_of_runs(folder, table):
+    paths = [folder / "se_seed1", str(folder / "macql_seed0")]
+    assert sorted(set(curves(paths).algorithm)) == ["macql", "se"]
+
+
+def test_summary_against_loops(folder, table):
+    at = (0, 10_000, 60_000, 200_000)
+    got = summary(table, at=at)
+    assert list(got.algorithm.unique()) == list(STORY)  # the order of the table of algorithms
+    assert len(got) == len(STORY) * 3  # nobody came to 200 000
+    for row in got.itertuples():
+        near = [
+            min(
+                rows_of(folder, row.algorithm, seed),
+                key=lambda r: abs(r["env_steps"] - row.env_steps),
+            )
+            for seed in (0, 1, 2)
+        ]
+        wins, values = ([r[m] for r in near] for m in ("test_win_rate", "q_ended"))
+        assert row.seeds == 3
+        assert [row.win, row.win_min, row.win_max] == pytest.approx(
+            [fmean(wins), min(wins), max(wins)], abs=0.0051
+        )
+        assert [row.q, row.q_min, row.q_max] == pytest.approx(
+            [fmean(values), min(values), max(values)], abs=0.0051
+        )
+        assert row.mc == pytest.approx(fmean(r["mc_ended"] for r in near), abs=0.0051)
+
+
+def test_summary_counts_only_seeds_that_came_so_far(table):
+    short = table[~((table.algorithm == "se") & (table.seed == 2) & (table.env_steps > 30_000))]
+    got = summary(short, at=(10_000, 60_000)).set_index(["algorithm", "env_steps"]).seeds
+    assert got["se", 10_000] == 3
+    assert got["se", 60_000] == 2
+
+
+def test_mean_curves_against_loops(folder, table):
+    got = mean_curves(table, "q_ended")
+    for name in STORY:
+        part = got[got.algorithm == name]
+        runs = [rows_of(folder, name, seed) for seed in (0, 1, 2)]
+        assert part.env_steps.max() == min(run[-1]["env_steps"] for run in runs)
+        for row in part.itertuples():
+            values = []
+            for run in runs:
+                after = next(i for i, r in enumerate(run) if r["env_steps"] >= row.env_steps)
+                a, b = run[max(after - 1, 0)], run[after]
+                share = (row.env_steps - a["env_steps"]) / max(b["env_steps"] - a["env_steps"], 1)
+                values.append(a["q_ended"] + share * (b["q_ended"] - a["q_ended"]))
+            assert [row.mean, row.low, row.high] == pytest.approx(
+                [fmean(values), min(values), max(values)]
+            )
+
+
+def test_reference_is_the_mean_of_the_runs(table):
+    assert reference_return(table) == pytest.approx(8.8)
+    assert reference_return(table.assign(mc_ended=np.nan)) is None
+
+
+def test_a_mixture_of_questions_is_refused(table):
+    other = table.assign(task="3s5z", run=table.run + "x")
+    with pytest.raises(ValueError, match="2 tasks at once"):
+        figure1(pd.concat([table, other]))
+    with pytest.raises(ValueError, match=r"2 runs of .* with seed"):
+        summary(pd.concat([table, table.assign(run=table.run + "x")]))
+    with pytest.raises(ValueError, match="no colour for the algorithm 'foo'"):
+        q_drift(table.assign(algorithm="foo", seed=table.run))
+
+
+def test_tables_and_charts_import_without_torch():
+    code = (
+        "import sys, analysis.charts.curves, analysis.charts.show, analysis.widgets.live; "
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+# Theme.
+
+
+def lab(colour: str, seen_by: np.ndarray) -> np.ndarray:
+    """CIELAB of "#RRGGBB" as seen by a person, `seen_by` [3, 3] acting on linear RGB."""
+    levels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array(
+        [[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]]
+    )
+    xyz = to_xyz @ np.clip(seen_by @ linear, 0, 1) / [0.9505, 1, 1.0888]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+# Machado, Oliveira and Fernandes (2009), severity 1.
+SIGHTS = {
+    "normal": np.eye(3),
+    "protanopia": np.array(
+        [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0993], [-0.0039, -0.0481, 1.0520]]
+    ),
+    "deuteranopia": np.array(
+        [[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]]
+    ),
+}
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_colours_differ_for_every_eye(sight):
+    seen = {name: lab(s.colour, SIGHTS[sight]) for name, s in theme.STYLES.items()}
+    distance, pair = min(
+        (np.linalg.norm(seen[a] - seen[b]), (a, b)) for a, b in combinations(seen, 2)
+    )
+    assert distance > 17, pair
+
+
+def test_names_can_be_read_and_shapes_differ():
+    assert len({s.shape for s in theme.STYLES.values()}) == len(theme.STYLES) == 9
+    for style in theme.STYLES.values():
+        lightness = lab(style.ink, np.eye(3))[0]
+        luminance = ((lightness + 16) / 116) ** 3 if lightness > 8 else lightness / 903.3
+        assert 1.05 / (luminance + 0.05) >= 4.5, style
+
+
+def test_labels_are_those_of_the_algorithms():
+    algorithms = pytest.importorskip("ovmse.method.algorithms").ALGORITHMS
+    order = [name for name in theme.STYLES if name in algorithms]
+    assert order == list(algorithms)
+    assert all(theme.label(name) == row.label for name, row in algorithms.items())
+
+
+# Charts.
+
+
+def panels(spec):
+    return spec.get("hconcat", [spec])
+
+
+def data(spec, layer):
+    """The rows a layer draws, parsed from the text inside the specification."""
+    return list(csv.DictReader(io.StringIO(spec["datasets"][layer["data"]["name"]])))
+
+
+def layers(panel, kind):
+    return [one for one in panel["layer"] if one["mark"]["type"] == kind]
+
+
+@pytest.mark.parametrize("draw", CHARTS)
+def test_every_chart_carries_its_data_and_the_house_colours(draw, table):
+    spec = draw(table).to_dict()
+    for panel in panels(spec):
+        thin, bold = layers(panel, "line")
+        seeds = data(spec, thin)
+        assert {(r["algorithm"], r["seed"]) for r in seeds} == {
+            (n, s) for n in STORY for s in "012"
+        }
+        scale = bold["encoding"]["color"]["scale"]
+        assert dict(zip(scale["domain"], scale["range"], strict=True)) == {
+            name: theme.STYLES[name].colour for name in STORY
+        }
+        x, y = bold["encoding"]["x"], bold["encoding"]["y"]
+        assert x["title"] == "environment steps (thousands)"
+        assert x["scale"]["domain"][0] == y["scale"]["domain"][0] == 0
+        assert max(float(r["x"]) for r in seeds) == pytest.approx(table.env_steps.max() / 1000)
+        [names] = layers(panel, "text")
+        assert {"OVMSE", "SE", "Switch CQL", "MACQL"} <= {r["name"] for r in data(spec, names)}
+    assert spec["params"][0]["select"]["fields"] == ["algorithm"]
+    assert '"url"' not in json.dumps(spec)
+
+
+def test_figure1_shows_the_measured_numbers(table):
+    spec = figure1(table).to_dict()
+    value, win = panels(spec)
+    assert value["layer"][-1]["encoding"]["y"]["field"] == "y"
+    thin, bold = layers(value, "line")
+    assert bold["encoding"]["y"]["axis"]["title"] == "mean Q_tot"
+    drawn = [float(r["q_ended"]) for r in data(spec, thin)]
+    assert sorted(drawn) == pytest.approx(sorted(table.q_ended), abs=0.001)
+    [rule] = layers(value, "rule")
+    assert [float(r["y"]) for r in data(spec, rule)] == [pytest.approx(8.8)]
+    assert "Monte-Carlo return" in {r["name"] for r in data(spec, layers(value, "text")[0])}
+    thin, bold = layers(win, "line")
+    assert bold["encoding"]["y"]["axis"]["title"] == "test win rate (%)"
+    assert bold["encoding"]["y"]["scale"]["domain"] == [0, 100]
+    drawn = [float(r["test_win_rate"]) for r in data(spec, thin)]
+    assert sorted(drawn) == pytest.approx(sorted(100 * table.test_win_rate), abs=0.001)
+    assert not layers(win, "rule")
+
+
+def test_learning_curve_shows_the_phases_that_were_measured(table):
+    first = table[(table.algorithm == "ovmse") & (table.env_steps == 0)]
+    offline = [
+        first.assign(phase="offline", updates=n, test_win_rate=n / 1000, q_ended=np.nan)
+        for n in (200, 400, 600)
+    ]
+    spec = learning_curve(pd.concat([table, *offline])).to_dict()
+    before, after, value = panels(spec)
+    thin, bold = layers(before, "line")
+    assert bold["encoding"]["x"]["title"] == "updates"
+    assert sorted({float(r["test_win_rate"]) for r in data(spec, thin)}) == [20, 40, 60]
+    assert layers(after, "line")[1]["encoding"]["y"]["axis"]["title"] == "test win rate (%)"
+    assert layers(value, "rule")
+    assert len(panels(learning_curve(table.assign(q_ended=np.nan)).to_dict())) == 1
+
+
+def test_value_axis_holds_a_young_network(table):
+    young = table[table.env_steps == 0].assign(q_ended=-0.3, mc_ended=0.5)
+    spec = q_drift(young).to_dict()
+    encoding = layers(spec, "line")[1]["encoding"]
+    assert encoding["y"]["scale"]["domain"] == [-2, 2]
+    assert encoding["x"]["scale"]["domain"] == [0, 1]  # only tested at step 0 so far
+
+
+def test_nothing_to_draw_is_said(table):
+    with pytest.raises(ValueError, match="no online row carries q_ended"):
+        figure1(table.assign(q_ended=np.nan))
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=9))
+def test_names_never_overlap_and_stay_near(values):
+    at = spread(np.array(values), 10, 0, 100)
+    assert np.all(np.diff(np.sort(at)) >= 10 - 1e-9)
+    assert at.min() >= -1e-9 and at.max() <= 100 + 1e-9
+    assert [values[i] for i in np.argsort(at)] == sorted(values)
+    if len(values) == 1 or np.diff(sorted(values)).min() >= 10:
+        assert at == pytest.approx(values)
+
+
+# Output.
+
+
+@pytest.mark.parametrize(
+    ("draw", "most"), [(q_drift, 20_000), (win_rate, 20_000), (figure1, 30_000)]
+)
+def test_pictures_are_small_and_in_the_right_colours(draw, most, table):
+    picture = base64.b64decode(mimebundle(draw(table))["image/png"])
+    assert len(picture) <= most
+    assert all(pixels(picture, theme.STYLES[n].colour, tolerance=0) > 100 for n in STORY)
+
+
+def test_show_displays_one_output_with_exactly_two_forms(table, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        "analysis.charts.show.display", lambda bundle, raw: shown.append((bundle, raw))
+    )
+    show(q_drift(table))
+    [(bundle, raw)] = shown
+    assert raw
+    assert set(bundle) == {VEGALITE, "image/png"}
+    nbformat.validate(
+        nbformat.v4.new_notebook(
+            cells=[
+                nbformat.v4.new_code_cell(
+                    outputs=[nbformat.v4.new_output("display_data", data=bundle)]
+                )
+            ]
+        )
+    )
+
+
+def test_report_is_one_page_that_names_no_other_place(table, tmp_path):
+    bundle = mimebundle(figure1(table))
+    source = write_notebook(tmp_path / "a.ipynb", "show(chart)", "x = 1", outputs={0: [bundle] * 2})
+    notebook = nbformat.read(source, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_markdown_cell("intro\n\n# Does `it` *forget*? a < b"))
+    nbformat.write(notebook, source)
+    page = write_report(source, tmp_path / "out" / "a.html").read_text()
+    assert "<title>Does it forget? a &lt; b</title>" in page
+    assert page.count("window.vegaEmbed=") == 1
+    assert page.count('<script type="application/json">') == 2
+    assert page.count("data:image/png;base64,") == 2
+    assert '<details class="code">' in page
+    tags = re.sub(
+        r"<script[^>]*>.*?</script>", lambda m: m[0][: m[0].index(">") + 1], page, flags=re.S
+    )
+    tags = re.sub(r"data:image/png;base64,[^\"]*", "", tags)
+    assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//""", tags)
+    assert not re.search(r"<link|@import|url\(", tags)
+    assert "cdn" not in tags.lower() and "mathjax" not in tags.lower()
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.html"]
+
+
+def test_report_without_charts_carries_no_vega(tmp_path):
+    page = write_report(write_notebook(tmp_path / "plain.ipynb", "1"), tmp_path / "a.html")
+    assert page.stat().st_size < 20_000
+    assert "<title>plain</title>" in page.read_text()
+
+
+def test_a_failed_report_leaves_the_old_one(tmp_path):
+    page = tmp_path / "a.html"
+    page.write_text("old")
+    (tmp_path / "broken.ipynb").write_text("{")
+    with pytest.raises(nbformat.reader.NotJSONError):
+        write_report(tmp_path / "broken.ipynb", page)
+    assert page.read_text() == "old"
+
+
+# Live.
+
+
+@dataclass
+class Progress:
+    phase: str
+    done: int
+    total: int
+    unit: str
+    row: dict | None = None
+    note: str = ""
+
+
+def events(n=500):
+    yield Progress("offline", 10, 10, "updates", {"loss": 0.5})
+    for i in range(n + 1):
+        row = {"test_win_rate": i / n, "q_ended": 10.0} if i % 10 == 0 else None
+        yield Progress("online", 10 * i, 10 * n, "environment steps", row)
+
+
+def test_without_a_front_end_rows_are_logged_at_a_bounded_rate(capsys):
+    rows = live.follow(events(), "OVMSE")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(rows) == 52
+    assert lines[:2] == ["OVMSE", "offline: 10 of 10 updates"]
+    assert lines[-1] == "online: 5,000 of 5,000 environment steps, win rate 100 %, Q_tot 10.00"
+    assert len(lines) < 10
+
+
+def test_a_finished_run_is_said_to_be_finished(capsys):
+    rows = live.follow([Progress("online", 10, 10, "environment steps")], "SE")
+    assert rows == []
+    assert capsys.readouterr().out == "SE\nonline: 10 of 10 environment steps\n"
+
+
+class Handle:
+    def update(self, bundle, raw):
+        self.bundle = bundle
+
+
+@pytest.fixture
+def front_end(monkeypatch):
+    handle = Handle()
+
+    def display(widget, display_id):
+        handle.widget = widget
+        return handle
+
+    monkeypatch.setattr(live, "has_front_end", lambda: True)
+    monkeypatch.setattr(live, "display", display)
+    return handle
+
+
+def test_the_widget_is_redrawn_at_a_bounded_rate_and_closed(front_end, monkeypatch, capsys):
+    now, drawn = [0.0], []
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    draw = live._Live._draw
+    monkeypatch.setattr(live._Live, "_draw", lambda self: (drawn.append(now[0]), draw(self)))
+
+    def clocked():
+        for event in events():
+            now[0] += 0.01  # 502 events in five seconds
+            yield event
+
+    live.follow(clocked(), "SE", "se")
+    assert 20 <= len(drawn) <= 27
+    widget = front_end.widget
+    assert widget.colour == theme.STYLES["se"].colour
+    assert (widget.phase, widget.total, widget.unit) == ("online", 5000, "environment steps")
+    assert widget.points[1] == [100, 2.0, 10.0]
+    assert widget.comm is None and widget.layout.comm is None  # closed
+    assert set(front_end.bundle) == {"text/plain"}
+    assert front_end.bundle["text/plain"].endswith("win rate 100 %, Q_tot 10.00")
+    assert capsys.readouterr().out == ""
+
+
+def test_an_interrupted_run_closes_its_widget(front_end):
+    def broken():
+        yield Progress("online", 0, 10, "environment steps", {"test_win_rate": 0.5})
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        live.follow(broken(), "SE")
+    assert front_end.widget.comm is None
+    assert front_end.bundle == {
+        "text/plain": "SE. online: 0 of 10 environment steps, win rate 50 %"
+    }
+
+
+def test_no_front_end_outside_a_kernel():
+    assert not live.has_front_end()

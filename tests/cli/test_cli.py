@@ -1,0 +1,59 @@
+"""The command line, as typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ovmse.cli.app import app
+from ovmse.runs.reading import read_config, read_metrics
+
+TINY = ["--preset", "tiny", "offline_updates=2", "online_steps=256", "num_envs=8"]
+TINY += ["test_battles=8", "long_test_battles=8", "fixed_battles=8"]
+
+
+def test_train_runs_and_a_second_time_only_reads(tmp_path: Path, dataset_file: Path) -> None:
+    run = tmp_path / "run"
+    command = ["train", str(run), "--dataset", str(dataset_file), "--seed", "7", *TINY]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "online: 256 of 256 environment steps" in done.output
+    assert read_config(run)["seed"] == 7
+    rows = read_metrics(run)
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert read_metrics(run) == rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--algorithm", "ovms"], "algorithm: got 'ovms', allowed: 'ovmse'"),
+        (["mixing_ratio=2"], "mixing_ratio: got '2', allowed: less than or equal to 1"),
+        (["mixing=1"], "there is no setting 'mixing'; did you mean 'mixing_ratio'?"),
+        (["mixing_ratio"], "got 'mixing_ratio', allowed: NAME=VALUE"),
+        (["--dataset", "none"], "there is no dataset '2s3z_none'"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(app, ["train", str(tmp_path / "run"), *arguments])
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_info_prints_the_statistics(dataset_file: Path) -> None:
+    done = CliRunner().invoke(app, ["data", "info", str(dataset_file)])
+    assert json.loads(done.stdout)["episodes"] == 24
+
+
+@pytest.mark.parametrize("command", [["train"], ["data", "make"], ["data", "info"]])
+def test_help_teaches(command: list[str]) -> None:
+    done = CliRunner().invoke(app, [*command, "--help"])
+    assert done.exit_code == 0
+    assert len(done.stdout.splitlines()) > 8

@@ -1,0 +1,112 @@
+"""`ovmse runs`: what lies in a folder, and the tidy table that is exported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from fake_runs import write_runs
+from filelock import FileLock
+from typer.testing import CliRunner
+
+from analysis.tables import curves, summary
+from ovmse.cli.app import app
+from ovmse.runs.listing import list_runs
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Eight runs written by hand: done, unfinished, failed, and one that failed before it began."""
+    runs = write_runs(tmp_path / "runs")
+    for run in runs.iterdir():
+        (run / "result.json").write_text("{}")
+    (runs / "se_seed0" / "result.json").unlink()
+    (runs / "se_seed1" / "sweep.json").write_text(
+        json.dumps({"state": "failed", "error": "KeyError: 'x'"})
+    )
+    early = runs / "wsrl_2s3z_seed3_0123456789"
+    early.mkdir()
+    record = {"state": "failed", "error": "ValueError: no", "parameters": {"algorithm": "wsrl",
+              "seed": 3, "task": "2s3z"}}  # fmt: skip
+    (early / "sweep.json").write_text(json.dumps(record))
+    pretrained = runs / "pretrain" / "one"
+    pretrained.mkdir(parents=True)
+    (pretrained / "config.json").write_text(json.dumps({"seed": 0}))  # no run of its own
+    return runs
+
+
+def listed(*arguments: str) -> list[list[str]]:
+    done = CliRunner().invoke(app, ["runs", *arguments])
+    assert done.exit_code == 0, done.stderr
+    return [line.split("\t") for line in done.stdout.splitlines()][1:]
+
+
+def test_statuses(folder: Path) -> None:
+    status = {run.path.name: run.status for run in list_runs(folder)}
+    assert status == {
+        "macql_seed0": "done", "macql_seed1": "done", "ovmse_seed0": "done", "ovmse_seed1": "done",
+        "se_seed0": "unfinished", "se_seed1": "failed", "switch_cql_seed0": "done",
+        "switch_cql_seed1": "done", "wsrl_2s3z_seed3_0123456789": "failed",
+    }  # fmt: skip
+    with FileLock(folder / "se_seed0" / ".lock"):
+        (run,) = (run for run in list_runs(folder) if run.path.name == "se_seed0")
+        assert run.status == "running"
+    with (folder / "macql_seed1" / "metrics.jsonl").open("a") as file:
+        file.write("{damaged\n")  # does not hide the others
+    assert len(list_runs(folder)) == 9
+    (early,) = (run for run in list_runs(folder) if run.algorithm == "wsrl")
+    assert (early.seed, early.task, early.env_steps, early.error) == (3, "2s3z", None,
+                                                                      "ValueError: no")  # fmt: skip
+
+
+def test_filters(folder: Path) -> None:
+    assert len(listed(str(folder))) == 9
+    assert [line[0] for line in listed(str(folder), "--algorithm", "ovmse", "--seed", "1")] == [
+        "ovmse_seed1"
+    ]
+    assert {line[1] for line in listed(str(folder), "--status", "failed")} == {"failed"}
+    assert listed(str(folder), "--task", "3s5z") == []
+    rates = {r.path.name: r.test_win_rate for r in list_runs(folder)}
+    good = {name for name, rate in rates.items() if rate is not None and rate >= 0.5}
+    assert 0 < len(good) < 8
+    assert {line[0] for line in listed(str(folder), "--won-above", "0.5")} == good
+    assert len(listed(str(folder), "--won-below", "0.5")) == 8 - len(good)
+    assert len(listed(str(folder), "--newer-than", "60")) == 9
+    assert listed(str(folder), "--older-than", "60") == []
+    name, status, algorithm, task, seed, steps, wins, age = listed(str(folder))[0]
+    last = json.loads((folder / name / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (status, algorithm, task, seed) == ("done", "macql", "2s3z", "0")
+    assert (steps, wins) == (f"{last['env_steps']:,}", f"{last['test_win_rate']:.0%}")
+    assert age.endswith("s ago")
+
+
+def test_the_export_is_the_table_that_analysis_reads(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "runs.parquet"
+    done = CliRunner().invoke(app, ["runs", str(folder), "--export", str(out)])
+    assert "measurements of 8 runs" in done.stdout
+    pd.testing.assert_frame_equal(curves(out), curves(folder))
+    assert len(summary(curves(out), at=[0])) == 4
+    only = tmp_path / "one.parquet"
+    CliRunner().invoke(app, ["runs", str(folder), "--seed", "1", "--export", str(only)])
+    assert set(curves(only).seed) == {1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "there is no folder nowhere"),
+        (["FOLDER", "--status", "dead"], "--status: got 'dead', allowed: done, running"),
+        (["FOLDER", "--export", "x.csv"], "got 'x.csv', allowed: a name that ends in .parquet"),
+        (["FOLDER", "--export", "/dev/null/x.parquet"], "--export: /dev/null/x.parquet cannot be"),
+        (["FOLDER", "--task", "3s5z", "--export", "x.parquet"], "nothing to export"),
+    ],
+)
+def test_mistakes_are_one_sentence(folder: Path, arguments: list[str], message: str) -> None:
+    arguments = [str(folder) if a == "FOLDER" else a for a in arguments]
+    done = CliRunner().invoke(app, ["runs", *arguments])
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not Path("x.csv").exists()
