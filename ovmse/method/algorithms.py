@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TARGETS = ("td", "ovm", "action_proposal")
 CQL_FORMS = ("macql", "calibrated", "counterfactual")
 EXPLORATIONS = ("epsilon_greedy", "sequential_centralised", "sequential_decentralised")
 

@@ -108,7 +108,7 @@ class RunDirectory:
         compared = [n for n in stored | config if n not in NOTED]
         names = [n for n in compared if known.get(n) != config.get(n)]
         if names:
-            what = ", ".join(f"{n} {stored.get(n)!r} not {config.get(n)!r}" for n in names)
+            what = ", ".join(f"{n} {known.get(n)!r} not {config.get(n)!r}" for n in names)
             raise RunError(
                 f"{self.path} holds a run with other settings: {what}; choose another run directory"
             )

@@ -77,7 +77,7 @@ def finetune(
                     run.append("metrics.jsonl", offline_row)
             yield Progress("online", 0, total, unit, online.measure())
         stepped = 0
-        while online.env_steps < total:
+        while not online.ended:
             online.step()
             stepped += 1
             row = None
@@ -143,6 +143,11 @@ class OnlinePhase:
             return learner.target.frozen_copy()
         return learner.q.frozen_copy() if self.target == "action_proposal" else None
 
+    @property
+    def ended(self) -> bool:
+        """Whether all environment steps are taken."""
+        return self.env_steps >= self.config.online_steps
+
     # The schedules. t: environment steps since the warm-up by the offline policy, if there is one.
 
     @property
@@ -206,7 +211,7 @@ class OnlinePhase:
         """Tests, writes a row and a snapshot, and makes this the point to resume from."""
         c = self.config
         self.next_test = (self.env_steps // c.test_interval + 1) * c.test_interval
-        outer = self.env_steps == 0 or self.env_steps >= c.online_steps
+        outer = self.env_steps == 0 or self.ended
         seed = stream_seed(c.seed, "test", 1_000_000 + self.env_steps)
         battles = c.long_test_battles if outer else c.test_battles
         test = evaluate(self.learner.q, self.test_env, battles, seed)
@@ -227,8 +232,8 @@ class OnlinePhase:
         row["wall_s"] = self.clock.seconds()
         self.run.append("metrics.jsonl", row)
         self.run.snapshot(f"online_{self.env_steps:08d}", self.learner.q.state_dict())
-        if self.env.shares_tests:  # the tests took the place of the battles under way
-            self.env_steps -= self.rollout.give_up()
+        if self.env.shares_tests and not self.ended:
+            self.env_steps -= self.rollout.give_up()  # the tests took the place of these battles
         self._save(row["wall_s"])
         return row
 
@@ -241,7 +246,7 @@ class OnlinePhase:
         if self.rollout.started and self.env.exact_state:
             for name, array in self.rollout.state_dict().items():
                 tensors[f"rollout.{name}"] = torch.from_numpy(np.array(array))
-        else:  # a resumed run begins new battles
+        elif not self.ended:  # a resumed run begins new battles
             counted -= self.rollout.steps_under_way
         meta = {
             "env_steps": counted,

@@ -27,7 +27,7 @@ from analysis.charts.base import spread
 from analysis.charts.curves import figure1, learning_curve, q_drift, win_rate
 from analysis.charts.show import VEGALITE, mimebundle, show
 from analysis.report import write_report
-from analysis.tables import curves, mean_curves, reference_return, summary
+from analysis.tables import curves, mean_curves, measured, reference_return, summary
 from analysis.widgets import live
 
 CHARTS = [learning_curve, q_drift, win_rate, figure1]
@@ -130,6 +130,35 @@ def test_a_mixture_of_questions_is_refused(table):
         summary(pd.concat([table, table.assign(run=table.run + "x")]))
     with pytest.raises(ValueError, match="no colour for the algorithm 'foo'"):
         q_drift(table.assign(algorithm="foo", seed=table.run))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("epsilon_start", 0.2), ("cql_anneal", 5.0), ("exploration", "other")]
+)
+def test_runs_that_were_made_differently_are_not_averaged(table, name, value):
+    """One run of three has another setting: no mean, unless the setting is grouped by."""
+    kinds = table.astype({name: object})
+    kinds.loc[(kinds.algorithm == "se") & (kinds.seed == 1), name] = value
+    with pytest.raises(ValueError, match=f"^the runs of se differ in {name}: .*group by it$"):
+        mean_curves(kinds, "test_win_rate")
+    assert len(measured(kinds, "test_win_rate", by=["algorithm", name])) == len(table)
+    alike = kinds.assign(**{name: (table.algorithm == "se").map({True: value, False: None})})
+    assert len(mean_curves(alike, "test_win_rate"))  # what tells algorithms apart may differ
+
+
+def test_runs_of_two_states_of_the_code_are_not_compared(table):
+    codes = table.assign(code=np.where(table.algorithm == "se", "11111111", "22222222"))
+    with pytest.raises(ValueError, match="^runs of 2 codes at once: "):
+        figure1(codes)
+    half = table.assign(code=np.where(table.seed == 0, "11111111", None))
+    with pytest.raises(ValueError, match="^runs of 2 codes at once: "):
+        mean_curves(half, "test_win_rate")
+
+
+def test_a_run_that_learned_from_no_data_stands_beside_any(table):
+    scratch = table[table.algorithm == "se"].assign(algorithm="qmix", dataset=None, run="x")
+    scratch = scratch[scratch.seed == 0]
+    assert len(measured(pd.concat([table, scratch]), "test_win_rate")) == len(table) + len(scratch)
 
 
 def test_tables_and_charts_import_without_torch():

@@ -1,0 +1,97 @@
+"""What made a run is written down, and no run goes on with other code or other data in silence."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import h5py
+import pytest
+from sweeps import SMALL, write_climb_dataset
+
+from ovmse import Config, train
+from ovmse.datasets.dataset import file_checksum
+from ovmse.runs.code import learning_code_key
+from ovmse.runs.reading import RunError, find_runs, read_config
+from ovmse.runs.sharing import pretrain_directory
+from ovmse.runs.tables import metrics_table
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    data = write_climb_dataset(tmp_path / "climb.h5")
+    return Config.from_parameters(task="climb_monotone", dataset=str(data), **SMALL)
+
+
+def begin(config: Config, run: Path) -> None:
+    """A run that was stopped after its first online test."""
+    events = train(config, run)
+    while not ((event := next(events)).row and event.phase == "online"):
+        pass
+    events.close()
+
+
+def edit(run: Path, **changes: object) -> None:
+    """Changes what ``config.json`` says; None takes a name out."""
+    stored = json.loads((run / "config.json").read_text()) | changes
+    kept = {name: value for name, value in stored.items() if value is not None}
+    (run / "config.json").write_text(json.dumps(kept))
+
+
+def test_a_run_says_what_made_it(config: Config, tmp_path: Path) -> None:
+    begin(config, tmp_path / "run")
+    stored = read_config(tmp_path / "run")
+    assert stored["made_by"]["code"] == learning_code_key()
+    for name in ("torch", "numpy", "jax", "jaxmarl"):
+        assert stored["made_by"][name] == version(name)
+    assert stored["dataset_sha256"] == file_checksum(Path(config.dataset))
+    table = metrics_table([tmp_path / "run"])
+    assert set(Config.model_fields) <= set(table) and set(table.code) == {learning_code_key()}
+
+
+def test_other_code_continues_a_run_only_if_it_is_allowed_to(
+    config: Config, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    begin(config, run)
+    edit(run, made_by={"code": "0ther000"})
+    sentence = f"begun by other learning code (0ther000, here {learning_code_key()})"
+    with pytest.raises(RunError, match=re.escape(sentence)) as caught:
+        list(train(config, run))
+    assert "\n" not in str(caught.value)
+    list(train(config.model_copy(update={"continue_with_other_code": True}), run))
+    assert read_config(run)["made_by"]["code"] == f"0ther000+{learning_code_key()}"
+    edit(run, made_by={"code": "0ther000"})
+    assert len(list(train(config, run))) == 1  # finished: it is only read
+
+
+def test_a_setting_that_is_new_does_not_make_older_runs_unreadable(
+    config: Config, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    list(train(config, run))
+    edit(run, cql_end=None, continue_with_other_code=None, dataset_sha256=None, made_by=None)
+    assert "cql_end" not in (run / "config.json").read_text()
+    assert len(list(train(config, run))) == 1
+    assert set(metrics_table(find_runs(run)).cql_end) == {0.0}
+    with pytest.raises(RunError, match="other settings: cql_end 0.0 not 0.1"):
+        list(train(config.model_copy(update={"cql_end": 0.1}), run))
+
+
+def test_a_run_does_not_go_on_with_other_data(config: Config, tmp_path: Path) -> None:
+    begin(config, tmp_path / "run")
+    with h5py.File(config.dataset, "a") as file:
+        file["reward"][0, 0, 0] += 1
+    with pytest.raises(RunError, match="other settings: dataset_sha256"):
+        list(train(config, tmp_path / "run"))
+
+
+def test_a_pre_training_belongs_to_the_code_that_made_it(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = pretrain_directory(config, tmp_path)
+    assert mine == pretrain_directory(config.model_copy(update={"online_lr": 1e-5}), tmp_path)
+    monkeypatch.setattr("ovmse.runs.sharing.made_by", lambda: {"code": "0ther000"})
+    assert mine != pretrain_directory(config, tmp_path)
