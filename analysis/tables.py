@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.charts.theme import in_order
 from ovmse.config import Config
 from ovmse.runs.reading import find_runs
-from ovmse.runs.tables import metrics_table
+from ovmse.runs.tables import COLUMNS, metrics_table
 
 
 def curves(source: str | Path | Iterable[str | Path]) -> pd.DataFrame:
@@ -22,7 +22,11 @@ def curves(source: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     Raises `ovmse.runs.reading.RunError` where there is no run.
     """
     if isinstance(source, str | Path) and Path(source).suffix == ".parquet":
-        return pd.read_parquet(source)
+        table = pd.read_parquet(source)
+        missing = [name for name in COLUMNS if name not in table]
+        if missing:
+            raise ValueError(f"{source} lacks the column {missing[0]}; export the runs anew")
+        return table
     return metrics_table(find_runs(source))
 
 
@@ -49,7 +53,8 @@ def measured(
     for name in QUESTION:
         if name not in by and (found := _values(runs, name)).size > 1:
             raise ValueError(f"runs of {found.size} {name}s at once: {list(found)}; pick one")
-    settings = [n for n in [*Config.model_fields, "code"] if n != "seed" and n in runs]
+    skipped = ("seed", "continue_with_other_code")
+    settings = [n for n in [*Config.model_fields, "code"] if n not in skipped and n in runs]
     for key, group in runs.groupby(list(by), dropna=False):
         who = " ".join(map(str, key))
         for name in settings:
@@ -95,12 +100,16 @@ def mean_curves(table: pd.DataFrame, measure: str, phase: str = "online") -> pd.
 
 def reference_return(table: pd.DataFrame) -> float | None:
     """Mean over the runs of `mc_ended`, the discounted return of the fixed battles that ended; None
-    if absent.
+    if absent, or if the runs had different pre-trainings: no one line would be right for all.
 
-    The fixed battles never change within a run, so the mean is that of each run's own value.
+    The fixed battles are those of a pre-training, which the runs of a seed share, so each seed
+    counts once.
     """
-    values = measured(table, "mc_ended").groupby("run").mc_ended.mean()
-    return float(values.mean()) if len(values) else None
+    rows = measured(table, "mc_ended")
+    seeds = rows.groupby("seed").mc_ended
+    if rows.empty or (seeds.max() - seeds.min() > 1e-6).any():
+        return None
+    return float(seeds.mean().mean())
 
 
 def summary(table: pd.DataFrame, at: Iterable[int] = (0, 10_000, 60_000)) -> pd.DataFrame:

@@ -281,6 +281,8 @@ class Config(BaseModel):
                 f"cql_anneal: got {self.cql_anneal}, allowed: none without online_cql (there is no "
                 "conservative term online)"
             )
+        if self.cql_anneal is None and self.cql_end:
+            raise ValueError(f"cql_end: got {self.cql_end}, allowed: 0 without cql_anneal")
         if self.cql_anneal is not None and self.cql_end > self.cql_alpha:
             raise ValueError(
                 f"cql_end: got {self.cql_end}, allowed: at most cql_alpha = {self.cql_alpha}"

@@ -111,3 +111,57 @@ def test_where_a_module_stands_decides_whether_it_makes_another_code(
         (tmp_path / "ovmse" / name).write_text("# edited")
         assert code.learning_code_key() != before
         before = code.learning_code_key()
+
+
+# What `imports` leaves out: it drops the dots of a relative import, and a name taken from the
+# package itself is no file.
+
+
+@pytest.mark.parametrize("folder", ["ovmse", "analysis"])
+def test_every_import_names_the_whole_path_of_its_module(folder: str) -> None:
+    """Relative imports, and `from ovmse import train`, would pass by the floors unseen."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            where = f"{path.relative_to(ROOT)}:{node.lineno}"
+            assert node.level == 0, where
+            if folder == "ovmse" and node.module == "ovmse":
+                assert {a.name for a in node.names} <= {"__version__"}, where
+
+
+@pytest.mark.parametrize("heavy", ["jax", "pandas"])
+def test_a_worker_starts_without_what_only_its_kernels_need(heavy: str) -> None:
+    test = f"import sys, ovmse.sweep.worker; print({heavy!r} in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", test], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_the_learning_code_is_all_that_learning_loads() -> None:
+    """Whatever `ovmse.training` loads, but for what keeps runs, decides a number."""
+    test = (
+        "import sys, ovmse.training, ovmse.envs.smax\n"
+        "print(*[m.__file__ for n, m in sys.modules.items() if n.startswith('ovmse.')], sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", test], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = {Path(line).relative_to(ROOT).as_posix() for line in done.stdout.split()}
+    learning = set(code.learning_code())
+    assert {name for name in loaded if not name.startswith("ovmse/runs/")} <= learning
+    some = {"config.py", "method/learner.py", "envs/smax.py", "datasets/hdf5.py"}
+    assert {f"ovmse/{name}" for name in some | {"training/replay.py"}} <= loaded & learning
+    apart = ("ovmse/cli/", "ovmse/sweep/", "ovmse/runs/", "ovmse/ladders", "ovmse/__init__")
+    assert not [name for name in learning if name.startswith(apart)]
+
+
+def test_a_learning_module_that_goes_makes_another_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ROOT / "ovmse", tmp_path / "ovmse")
+    monkeypatch.setattr(code, "PACKAGE", tmp_path / "ovmse")
+    before = code.learning_code_key()
+    (tmp_path / "ovmse/method/.#learner.py").write_text("# what an editor leaves")
+    assert code.learning_code_key() == before
+    hdf5 = tmp_path / "ovmse/datasets/hdf5.py"
+    hdf5.rename(hdf5.with_name("files.py"))
+    assert code.learning_code_key() != before

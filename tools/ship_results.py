@@ -21,13 +21,13 @@ from analysis.charts.show import mimebundle
 from analysis.charts.theme import in_order
 from analysis.drift import replayed_curves
 from analysis.tables import summary
+from ovmse.runs.files import DATA_DIR, markdown_table
 from ovmse.runs.reading import find_runs, read_config, snapshot_steps
 from ovmse.training.phase import FIXED_FILE
 
 KEPT = (0, 2_000, 4_000, 6_000, 8_000, 10_000, 20_000, 30_000, 40_000, 60_000)
 FIGURE = ("ovmse", "se", "switch_cql", "macql")
 RESULTS = "2s3z_medium_results"
-DATA = Path(__file__).resolve().parents[1] / "data"
 
 
 def main(folder: Path) -> None:
@@ -36,26 +36,28 @@ def main(folder: Path) -> None:
 
     table = replayed_curves(folder)
     online = table[table.phase == "online"].drop(columns="run")
-    online.to_csv(DATA / f"{RESULTS}.csv", index=False, float_format="%.5g")
+    online.to_csv(DATA_DIR / f"{RESULTS}.csv", index=False, float_format="%.5g")
     shown = table[table.algorithm.isin(FIGURE)]
     spec = mimebundle(figure1(shown))["application/vnd.vegalite.v5+json"]
 
-    (DATA / "figure1.png").write_bytes(vl_convert.vegalite_to_png(spec, vl_version="5.20", scale=2))
+    (DATA_DIR / "figure1.png").write_bytes(
+        vl_convert.vegalite_to_png(spec, vl_version="5.20", scale=2)
+    )
     numbers = summary(table, at=(0, 10_000, 30_000, 60_000))
     seeds = sorted(int(s) for s in online.seed.unique())
     first = find_runs(folder)[0]
     config = read_config(first)
     result = json.loads((first / "result.json").read_text())
-    (DATA / f"{RESULTS}.md").write_text(
+    (DATA_DIR / f"{RESULTS}.md").write_text(
         f"""# Measured: nine algorithms on 2s3z medium
 
 Seeds {", ".join(map(str, seeds))}, none used for tuning (that was done on seeds 50 and 51);
 {config["test_battles"]} greedy battles a test, {config["long_test_battles"]} at the first and
 the last, {config["fixed_battles"]} fixed battles a seed; `quick` preset, 60,000 online steps.
-`win` is the test win rate, `q` the mean `Q_tot` on the fixed battles, `mc` their mean discounted
-return; mean over seeds, least and greatest.
+`win` is the test win rate, `q` the mean `Q_tot` on the fixed battles that ended, `mc` their mean
+discounted return; mean over seeds, least and greatest.
 
-{_markdown(numbers)}
+{markdown_table(list(numbers), numbers.to_numpy().tolist())}
 
 Command: `ovmse sweep notebooks/grids/figure1.yaml -p seed={seeds[0]}..{seeds[-1]}
 -p algorithm='[{", ".join(in_order(table.algorithm))}]'`.
@@ -64,7 +66,7 @@ Machine: {result["cores"]} shared {result["cpu"]} cores, Python {result["python"
 the runs of seed {seeds[0]} of the algorithms in Figure 1, with a part of their snapshots.
 """
     )
-    target = DATA / "figure1"
+    target = DATA_DIR / "figure1"
     shutil.rmtree(target, ignore_errors=True)
     for run in find_runs(folder):
         config = read_config(run)
@@ -82,12 +84,6 @@ def _copy_run(run: Path, target: Path, config: dict) -> None:
     pretrained = (target / config["pretrained"]).resolve()
     pretrained.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(run / config["pretrained"] / FIXED_FILE, pretrained / FIXED_FILE)
-
-
-def _markdown(table) -> str:  # type: ignore[no-untyped-def]
-    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

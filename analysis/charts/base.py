@@ -43,7 +43,9 @@ def spread(values: np.ndarray, gap: float, low: float, high: float) -> np.ndarra
 def finish(chart: Any, title: str, curves: pd.DataFrame) -> alt.TopLevelMixin:
     """The chart with its title, what the lines are, and the look of the house."""
     first, seeds = curves.iloc[0], curves.seed.nunique()
-    parts = [f"{first.task} ({str(first.backend).upper()}), {Path(str(first.dataset)).stem} data"]
+    parts = [f"{first.task} ({str(first.backend).upper()})"]
+    if len(data := curves.dataset.dropna()):  # runs that learned from none have none
+        parts[0] += f", {Path(str(data.iloc[0])).stem} data"
     parts += ["thin: one seed, bold: mean"] if seeds > 1 else []
     parts += ["click a name to highlight it"] if curves.algorithm.nunique() > 1 else []
     titled = chart.properties(title=alt.Title(title, subtitle="; ".join(parts)))

@@ -131,6 +131,8 @@ class _Live:
 
     def update(self, event: Any) -> None:
         state, row = self.state, event.row or {}
+        if event.note:
+            print(event.note, flush=True)
         if event.phase != state["phase"]:
             state |= {"phase": event.phase, "points": [], "reference": None}
             self.begun = time.monotonic(), event.done

@@ -113,16 +113,19 @@ class RunDirectory:
                 f"{self.path} holds a run with other settings: {what}; choose another run directory"
             )
         made, mine = stored.get("made_by") or {}, made_by()
-        if self.finished or made.get("code") == mine["code"]:
-            return
         begun_by = made.get("code", "unknown")
+        if self.finished or begun_by.split("+")[-1] == mine["code"]:
+            return
         if not config.get("continue_with_other_code"):
             raise RunError(
                 f"{self.path} was begun by other learning code ({begun_by}, here {mine['code']}): "
                 "choose another run directory, or set continue_with_other_code"
             )
-        both = {**mine, "code": f"{begun_by}+{mine['code']}"}
-        write_json(self.path / "config.json", {**stored, "made_by": both})
+        self.note(made_by={**mine, "code": f"{begun_by}+{mine['code']}"})
+
+    def note(self, **notes: Any) -> None:
+        """Writes down anew in ``config.json`` what is noted beside the settings."""
+        write_json(self.path / "config.json", {**stored_config(self.path), **notes})
 
     def _read_point(self) -> dict[str, Any]:
         path = self.path / "resume.json"

@@ -10,6 +10,12 @@ from typing import Any
 from ovmse.config import with_defaults
 from ovmse.runs.files import folders_with
 
+# Settings that older runs know by another name.
+RENAMED = {
+    "warmup_updates": "lr_warmup_updates",
+    "final_battles": "long_test_battles",
+}
+
 
 class RunError(RuntimeError):
     """A run directory that cannot be used, in one sentence."""
@@ -48,14 +54,15 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def stored_config(path: str | Path) -> dict[str, Any]:
-    """``config.json`` as it was written; raises RunError if it is not there or not JSON."""
+    """``config.json`` as it was written, in the names of today; raises RunError if it is not there
+    or not JSON."""
     try:
         config = json.loads((Path(path) / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise RunError(f"{path} holds no readable config.json ({error})") from None
     if not isinstance(config, dict):
         raise RunError(f"{path}/config.json is not an object")
-    return config
+    return {RENAMED[n] if n in RENAMED else n: value for n, value in config.items()}
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ MEASURES = [
     "void_battles",
     "wall_s",
 ]
+COLUMNS = ["run", *SETTINGS, *MADE_BY, "phase", "env_steps", "updates", *MEASURES]
 
 
 def metrics_table(paths: Iterable[str | Path]) -> pd.DataFrame:
@@ -52,8 +53,7 @@ def metrics_table(paths: Iterable[str | Path]) -> pd.DataFrame:
             about["dataset"] = None
         rows += [about | row for row in read_metrics(path)]
     table = pd.DataFrame(rows)
-    columns = ["run", *SETTINGS, *MADE_BY, "phase", "env_steps", "updates", *MEASURES]
-    table = table.reindex(columns=columns).astype(dict.fromkeys(MEASURES, float))
+    table = table.reindex(columns=COLUMNS).astype(dict.fromkeys(MEASURES, float))
     return table.sort_values(["run", "phase", "env_steps", "updates"], ignore_index=True)
 
 

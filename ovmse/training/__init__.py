@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ovmse.config import Config
 from ovmse.method.algorithms import ALGORITHMS
+from ovmse.runs.code import made_by
 from ovmse.runs.directory import RunDirectory
 from ovmse.runs.reading import read_config
 from ovmse.runs.sharing import dataset_checksum, pretrain_directory
@@ -49,9 +50,13 @@ def train(config: Config, run_dir: str | Path) -> Iterator[Progress]:
             yield from finetune(config, run, None)
             return
         pretrained = Path(os.path.normpath(run_dir / shared))
-        if not (pretrained / "result.json").exists():
+        if not (pretrained / "result.json").exists():  # then the run has not begun online either
+            pretrained = pretrain_directory(config, run_dir.parent)
+            run.note(pretrained=os.path.relpath(pretrained, run_dir))
             yield from pretrain(config, pretrained)
         yield from finetune(config, run, pretrained)
 
+
+made_by()  # reads the key of the code as it was just imported; an edit comes too late
 
 __all__ = ["Evaluation", "Progress", "evaluate", "finetune", "pretrain", "train"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,7 @@ from sweeps import SMALL, write_climb_dataset
 
 from ovmse import Config, train
 from ovmse.datasets.dataset import file_checksum
-from ovmse.runs.code import learning_code_key
+from ovmse.runs.code import learning_code_key, made_by
 from ovmse.runs.reading import RunError, find_runs, read_config
 from ovmse.runs.sharing import pretrain_directory
 from ovmse.runs.tables import metrics_table
@@ -95,3 +96,75 @@ def test_a_pre_training_belongs_to_the_code_that_made_it(
     assert mine == pretrain_directory(config.model_copy(update={"online_lr": 1e-5}), tmp_path)
     monkeypatch.setattr("ovmse.runs.sharing.made_by", lambda: {"code": "0ther000"})
     assert mine != pretrain_directory(config, tmp_path)
+
+
+def test_the_python_that_made_a_run_is_written_down(config: Config, tmp_path: Path) -> None:
+    begin(config, tmp_path / "run")
+    stored = read_config(tmp_path / "run")["made_by"]
+    assert stored.pop("python") == platform.python_version()
+    assert stored.keys() == {"code", "torch", "numpy", "jax", "jaxmarl"}
+
+
+def test_other_code_is_named_once_however_often_it_continues(
+    config: Config, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    begin(config, run)
+    edit(run, made_by={"code": "0ther000"})
+    allowed = config.model_copy(update={"continue_with_other_code": True})
+    for _ in range(2):
+        begin(allowed, run)
+        assert read_config(run)["made_by"]["code"] == f"0ther000+{learning_code_key()}"
+
+
+def test_a_run_that_does_not_say_what_made_it_is_not_continued(
+    config: Config, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    begin(config, run)
+    edit(run, made_by=None)
+    with pytest.raises(RunError, match=rf"\(unknown, here {learning_code_key()}\)"):
+        begin(config, run)
+
+
+LACKS = {"cql_anneal": None, "cql_end": None, "dataset_sha256": None, "made_by": None}
+
+
+@pytest.mark.parametrize("missing", ["cql_anneal", "continue_with_other_code"])
+def test_a_default_of_today_fills_in_what_a_finished_run_lacks(
+    config: Config, tmp_path: Path, missing: str
+) -> None:
+    """Taken out of the file itself: ``edit`` cannot tell a missing name from one that is null."""
+    run = tmp_path / "run"
+    list(train(config, run))
+    stored = json.loads((run / "config.json").read_text())
+    assert missing in stored
+    kept = {n: v for n, v in stored.items() if n not in {*LACKS, missing}}
+    (run / "config.json").write_text(json.dumps(kept))
+    assert [event.done for event in train(config, run)] == [config.online_steps]
+    table = metrics_table([run])
+    default = Config.model_fields[missing].default
+    assert table[missing].isna().all() if default is None else (table[missing] == default).all()
+    with pytest.raises(RunError, match="other settings: cql_anneal None not 500"):
+        list(train(config.model_copy(update={"cql_anneal": 500}), run))
+    assert "cql_end" not in (run / "config.json").read_text()  # reading changes nothing
+
+
+def test_other_code_may_go_on_with_a_pre_training_too(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run stopped while it was pre-training: allowed to continue, it pre-trains with its own code."""
+    run = tmp_path / "run"
+    events = train(config, run)
+    while next(events).done < 5:
+        pass
+    events.close()
+    other = {**made_by(), "code": "0ther000"}
+    for place in ("sharing", "directory"):
+        monkeypatch.setattr(f"ovmse.runs.{place}.made_by", lambda: other)
+    with pytest.raises(RunError, match="begun by other learning code"):
+        list(train(config, run))
+    list(train(config.model_copy(update={"continue_with_other_code": True}), run))
+    assert (run / "result.json").exists()
+    first, second = (tmp_path / "pretrain").iterdir()  # each belongs to the code that made it
+    assert sum((place / "result.json").exists() for place in (first, second)) == 1
