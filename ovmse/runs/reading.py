@@ -62,7 +62,7 @@ def stored_config(path: str | Path) -> dict[str, Any]:
         raise RunError(f"{path} holds no readable config.json ({error})") from None
     if not isinstance(config, dict):
         raise RunError(f"{path}/config.json is not an object")
-    return {RENAMED[n] if n in RENAMED else n: value for n, value in config.items()}
+    return {str(RENAMED.get(n, n)): value for n, value in config.items()}
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

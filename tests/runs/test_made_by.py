@@ -153,7 +153,7 @@ def test_a_default_of_today_fills_in_what_a_finished_run_lacks(
 def test_other_code_may_go_on_with_a_pre_training_too(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run stopped while it was pre-training: allowed to continue, it pre-trains with its own code."""
+    """A run stopped while it was pre-training: allowed to go on, it pre-trains itself."""
     run = tmp_path / "run"
     events = train(config, run)
     while next(events).done < 5:
