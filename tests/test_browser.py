@@ -37,12 +37,13 @@ class Progress:
     total: int
     unit: str
     row: dict | None
+    note: str = ""
 
 def train():
     for step in range(0, 60_001, 500):
         row = None
         if step % 5_000 == 0:
-            row = {"test_win_rate": step / 80_000, "q_fixed": 10.5 - step / 20_000, "mc_fixed": 8.7}
+            row = {"test_win_rate": step / 80_000, "q_ended": 10.5 - step / 20_000, "mc_ended": 8.7}
         yield Progress("online", step, 60_000, "environment steps", row)
         time.sleep(0.06)
 
