@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -200,31 +201,33 @@ def collecting_row(device: str, effort: Effort) -> Row:
     """Steps per second (of CPU time, on a CPU) of collecting with the medium policy of 2s3z, as
     its data are recorded, over those of the bare battles played at random."""
     battles, block = 16, 50
-    bare_env, env = (make_env("2s3z", num_envs=battles, seed=seed) for seed in (1, 2))
     rng = np.random.default_rng(0)
-    seen = [bare_env.reset()]
+    with ExitStack() as stack:
+        envs = (make_env("2s3z", num_envs=battles, seed=seed) for seed in (1, 2))
+        bare_env, env = (stack.enter_context(closing(env)) for env in envs)
+        seen = [bare_env.reset()]
 
-    def bare() -> None:
-        for _ in range(block):
-            seen[0] = bare_env.step(random_actions(rng, seen[0].avail_actions)).now
+        def bare() -> None:
+            for _ in range(block):
+                seen[0] = bare_env.step(random_actions(rng, seen[0].avail_actions)).now
 
-    q = new_q_function(env.spec, NETWORK, seed=1)
-    folder = ladder_folder("2s3z")
-    ladder = read_ladder(folder)
-    load_weights(q, folder / ladder["rungs"][ladder["medium"]]["file"])
-    q.to(device)
-    rollout = Rollout(env, np.random.default_rng(0), q.hidden_size)
-    rollout.start()
+        q = new_q_function(env.spec, NETWORK, seed=1)
+        folder = ladder_folder("2s3z")
+        ladder = read_ladder(folder)
+        load_weights(q, folder / ladder["rungs"][ladder["medium"]]["file"])
+        q.to(device)
+        rollout = Rollout(env, np.random.default_rng(0), q.hidden_size)
+        rollout.start()
 
-    def with_policy() -> None:
-        for _ in range(block):
-            rollout.step(q, "epsilon_greedy", MEDIUM_EPSILON)
+        def with_policy() -> None:
+            for _ in range(block):
+                rollout.step(q, "epsilon_greedy", MEDIUM_EPSILON)
 
-    with_policy()  # compiles what the resets need
-    bare()
-    times = interleaved({"ours": with_policy, "bare": bare}, device, effort.seconds)
-    rates = {name: battles * block / np.median(t) for name, t in times.items()}
-    ratio = float(np.median(times["bare"] / times["ours"]))
+        with_policy()  # compiles what the resets need
+        bare()
+        times = interleaved({"ours": with_policy, "bare": bare}, device, effort.seconds)
+        rates = {name: battles * block / np.median(t) for name, t in times.items()}
+        ratio = float(np.median(times["bare"] / times["ours"]))
     return Row(
         "collecting with the policy, SMAX 2s3z",
         f"{battles} battles at once",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
 
@@ -34,7 +35,10 @@ def by_agents(device: str, effort: Effort) -> tuple[list[list[str]], str]:
     if effort.quick:
         specs = [EnvSpec(f"{n} agents", "none", n, 5, 10 * n, 9 * n, 9) for n in (2, 4)]
     else:
-        specs = [make_env(task, num_envs=1).spec for task in TASKS]
+        specs = []
+        for task in TASKS:
+            with closing(make_env(task, num_envs=1)) as env:
+                specs.append(env.spec)
     cases = [(spec.task, spec, 30) for spec in specs]
     lines, _, work, ms = _measure(cases, device, effort)
     slope = np.polyfit(np.log(work), np.log(ms), 1)[0]

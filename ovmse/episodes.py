@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass
@@ -99,11 +101,13 @@ class EpisodeBatch:
 
     @classmethod
     def from_episodes(
-        cls, episodes: Sequence[Episode], dtype: torch.dtype = torch.float32
+        cls, episodes: Sequence[Episode], dtype: torch.dtype | None = None
     ) -> EpisodeBatch:
         """Pads and stacks; q_offline and proposal are set if every episode has them."""
         episodes = sorted(episodes, key=lambda e: -e.length)
         size, longest = len(episodes), episodes[0].length
+        import torch  # here: datasets are checked and found without it
+
         kind = np.float64 if dtype == torch.float64 else np.float32
 
         def padded(shape: tuple[int, ...], dtype: type) -> np.ndarray:
@@ -171,6 +175,8 @@ _ROWS = {
 
 def pack_episodes(episodes: Sequence[Episode]) -> dict[str, torch.Tensor]:
     """Episodes end to end as a few tensors, for a resume state (who explored is left out)."""
+    import torch
+
     out = {
         name: torch.from_numpy(np.concatenate([getattr(e, name) for e in episodes]))
         for name in _ROWS

@@ -27,17 +27,8 @@ show(figure1(curves({runs!r})))
 """
 SLOW = """
 import time
-from dataclasses import dataclass
 from analysis.widgets.live import follow
-
-@dataclass
-class Progress:
-    phase: str
-    done: int
-    total: int
-    unit: str
-    row: dict | None
-    note: str = ""
+from ovmse.training.phase import Progress
 
 def train():
     for step in range(0, 60_001, 500):

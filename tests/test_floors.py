@@ -77,7 +77,7 @@ def test_analysis_imports_no_notebook() -> None:
         ("ovmse.config", "torch jax pandas h5py"),
         ("ovmse.runs.listing", "torch jax pandas"),
         ("ovmse.runs.tables", "torch jax"),
-        ("ovmse.sweep.worker", "jax pandas"),
+        ("ovmse.sweep.worker", "torch jax pandas"),
     ],
 )
 def test_what_is_read_on_every_start_stays_light(module: str, heavy: str) -> None:

@@ -38,26 +38,15 @@ def learning_curve(curves: pd.DataFrame) -> alt.TopLevelMixin:
     return finish(alt.hconcat(*panels, spacing=26), "From a dataset to battles", curves)
 
 
-def q_drift(curves: pd.DataFrame) -> alt.TopLevelMixin:
+def figure1(curves: pd.DataFrame) -> alt.TopLevelMixin:
     """The paper's Figure 1: does online training forget what the pre-trained policy was worth?
 
-    Mean `Q_tot` over the fixed battles of the pre-trained policy against online environment steps,
-    one thin line for each seed and a bold mean, with the discounted Monte-Carlo return of the same
-    battles as a dashed line. Only battles that truly ended count, on both sides: one that the time
-    limit cut returned less than it would have, while `Q_tot` values it to its end.
+    Left: mean `Q_tot` over the fixed battles of the pre-trained policy against online environment
+    steps, one thin line for each seed and a bold mean, with the discounted Monte-Carlo return of
+    the same battles as a dashed line. Only battles that truly ended count, on both sides: one that
+    the time limit cut returned less than it would have, while `Q_tot` values it to its end. Right:
+    test win rate (%). A click in one highlights in both.
     """
-    title = "Value of the pre-trained policy's own battles during online training"
-    return finish(_q_panel(curves, None, width=640), title, curves)
-
-
-def win_rate(curves: pd.DataFrame) -> alt.TopLevelMixin:
-    """Test win rate (%) against online environment steps, one thin line a seed, a bold mean."""
-    title = "Test battles won during online training"
-    return finish(_win_panel(curves, None, width=640), title, curves)
-
-
-def figure1(curves: pd.DataFrame) -> alt.TopLevelMixin:
-    """`q_drift` and `win_rate` side by side; a click in one highlights in both."""
     left = _q_panel(curves, "Value of the pre-trained policy's own battles", width=370)
     right = _win_panel(curves, "Test battles won", width=370)
     return finish(

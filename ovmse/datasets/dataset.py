@@ -65,7 +65,15 @@ def dataset_path(task: str, dataset: str, backend: str) -> Path:
     """
     if os.sep in dataset or dataset.endswith((".h5", ".hdf5")):
         return find_dataset(dataset)
-    return find_dataset(f"{task}_{dataset}", backend)
+    folder, name = data_folder(backend), f"{task}_{dataset}"
+    if not (folder / f"{name}.h5").is_file():
+        held = sorted(p.stem.removeprefix(f"{task}_") for p in folder.glob(f"{task}_*.h5"))
+        raise DatasetError(
+            f"dataset: got {dataset!r}, allowed for {task} on {backend}: "
+            f"{', '.join([*map(repr, held), 'the path of an HDF5 file'])} "
+            f"({folder} holds no {name}.h5)"
+        )
+    return folder / f"{name}.h5"
 
 
 def find_dataset(name_or_path: str | Path, backend: str = "smax") -> Path:

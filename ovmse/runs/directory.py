@@ -114,14 +114,15 @@ class RunDirectory:
             )
         made, mine = stored.get("made_by") or {}, made_by()
         begun_by = made.get("code", "unknown")
-        if self.finished or begun_by.split("+")[-1] == mine["code"]:
+        both = {name: _joined(made.get(name, "unknown"), mine[name]) for name in mine}
+        if self.finished or both == made:
             return
-        if not config.get("continue_with_other_code"):
+        if both["code"] != begun_by and not config.get("continue_with_other_code"):
             raise RunError(
                 f"{self.path} was begun by other learning code ({begun_by}, here {mine['code']}): "
                 "choose another run directory, or set continue_with_other_code"
             )
-        self.note(made_by={**mine, "code": f"{begun_by}+{mine['code']}"})
+        self.note(made_by=both)
 
     def note(self, **notes: Any) -> None:
         """Writes down anew in ``config.json`` what is noted beside the settings."""
@@ -223,6 +224,11 @@ class RunDirectory:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _joined(before: str, now: str) -> str:
+    """What made a run so far and what goes on with it, each once in a row: "2.13.0, 2.14.0"."""
+    return before if before.split(", ")[-1] == now else f"{before}, {now}"
 
 
 def _strangers(path: Path) -> list[str]:

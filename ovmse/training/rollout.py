@@ -12,6 +12,9 @@ from ovmse.envs.base import Frame, Step, VectorEnv
 from ovmse.episodes import Episode, ExplorationRecord
 from ovmse.method.exploration import choose_actions
 from ovmse.method.networks import QFunction
+from ovmse.runs.reading import RunError
+
+MOST_VOID = 10  # void battles in a row that are borne, for each battle at once
 
 
 class Rollout:
@@ -41,6 +44,7 @@ class Rollout:
             "hidden": np.zeros((battles * spec.n_agents, hidden_size), np.float32),
         }
         self.now: Frame | None = None
+        self.void_in_a_row = 0
 
     @property
     def started(self) -> bool:
@@ -67,7 +71,7 @@ class Rollout:
         self, q: QFunction, exploration: str, epsilon: float
     ) -> tuple[list[tuple[int, Episode]], list[int]]:
         """One step of every battle; the battles that ended, as ``(slot, episode)``, and how many
-        steps each took that is void: nothing of it is left."""
+        steps each took that is void: nothing of it is left. Raises RunError where all are void."""
         if self.now is None:
             raise ValueError("call start() before step()")
         p, now, device = self.under_way, self.now, q.device
@@ -102,6 +106,12 @@ class Rollout:
         ended = np.flatnonzero((step.terminated | step.truncated) & ~void)
         episodes = [(slot, self._episode(slot, step)) for slot in ended.tolist()]
         lost = p["length"][void].tolist()
+        self.void_in_a_row = 0 if episodes else self.void_in_a_row + len(lost)
+        if self.void_in_a_row >= MOST_VOID * self.env.num_envs:
+            raise RunError(
+                f"{self.env.spec.backend} declared {self.void_in_a_row} battles void in a row: "
+                "nothing can be learnt from it"
+            )
         self._forget(np.concatenate([ended, np.flatnonzero(void)]))
         self.now = step.now
         return episodes, lost

@@ -9,7 +9,6 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
 
@@ -24,13 +23,14 @@ from hypothesis import strategies as st
 
 from analysis.charts import theme
 from analysis.charts.base import spread
-from analysis.charts.curves import figure1, learning_curve, q_drift, win_rate
+from analysis.charts.curves import figure1, learning_curve
 from analysis.charts.show import VEGALITE, mimebundle, show
 from analysis.report import write_report
 from analysis.tables import curves, mean_curves, measured, reference_return, summary
 from analysis.widgets import live
+from ovmse.training.phase import Progress
 
-CHARTS = [learning_curve, q_drift, win_rate, figure1]
+CHARTS = [learning_curve, figure1]
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_mixture_of_questions_is_refused(table):
     with pytest.raises(ValueError, match=r"2 runs of .* with seed"):
         summary(pd.concat([table, table.assign(run=table.run + "x")]))
     with pytest.raises(ValueError, match="no colour for the algorithm 'foo'"):
-        q_drift(table.assign(algorithm="foo", seed=table.run))
+        figure1(table.assign(algorithm="foo", seed=table.run))
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_learning_curve_shows_the_phases_that_were_measured(table):
 
 def test_value_axis_holds_a_young_network(table):
     young = table[table.env_steps == 0].assign(q_ended=-0.3, mc_ended=0.5)
-    spec = q_drift(young).to_dict()
+    spec = panels(figure1(young).to_dict())[0]
     encoding = layers(spec, "line")[1]["encoding"]
     assert encoding["y"]["scale"]["domain"] == [-2, 2]
     assert encoding["x"]["scale"]["domain"] == [0, 1]  # only tested at step 0 so far
@@ -321,12 +321,9 @@ def test_names_never_overlap_and_stay_near(values):
 # Output.
 
 
-@pytest.mark.parametrize(
-    ("draw", "most"), [(q_drift, 20_000), (win_rate, 20_000), (figure1, 30_000)]
-)
-def test_pictures_are_small_and_in_the_right_colours(draw, most, table):
-    picture = base64.b64decode(mimebundle(draw(table))["image/png"])
-    assert len(picture) <= most
+def test_pictures_are_small_and_in_the_right_colours(table):
+    picture = base64.b64decode(mimebundle(figure1(table))["image/png"])
+    assert len(picture) <= 30_000
     assert all(pixels(picture, theme.STYLES[n].colour, tolerance=0) > 100 for n in STORY)
 
 
@@ -335,7 +332,7 @@ def test_show_displays_one_output_with_exactly_two_forms(table, monkeypatch):
     monkeypatch.setattr(
         "analysis.charts.show.display", lambda bundle, raw: shown.append((bundle, raw))
     )
-    show(q_drift(table))
+    show(figure1(table))
     [(bundle, raw)] = shown
     assert raw
     assert set(bundle) == {VEGALITE, "image/png"}
@@ -388,16 +385,6 @@ def test_a_failed_report_leaves_the_old_one(tmp_path):
 
 
 # Live.
-
-
-@dataclass
-class Progress:
-    phase: str
-    done: int
-    total: int
-    unit: str
-    row: dict | None = None
-    note: str = ""
 
 
 def events(n=500):

@@ -34,7 +34,10 @@ def test_train_runs_and_a_second_time_only_reads(tmp_path: Path, dataset_file: P
         (["mixing_ratio=2"], "mixing_ratio: got '2', allowed: less than or equal to 1"),
         (["mixing=1"], "there is no setting 'mixing'; did you mean 'mixing_ratio'?"),
         (["mixing_ratio"], "got 'mixing_ratio', allowed: NAME=VALUE"),
-        (["--dataset", "none"], "there is no dataset '2s3z_none'"),
+        (
+            ["--dataset", "none"],
+            "dataset: got 'none', allowed for 2s3z on smax: 'medium', 'medium_",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(

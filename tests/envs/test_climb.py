@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from battles import assert_same, play
 from torch import Tensor
 
 from ovmse import Config, make_env, train
@@ -20,7 +21,6 @@ from ovmse.envs import Frame, Step, VectorEnv
 from ovmse.envs.climb import CLIMB_TASKS, LEAP, REST, ROPE, STEP, solve
 from ovmse.episodes import Episode, EpisodeBatch
 from ovmse.method.algorithms import CQL_FORMS
-from ovmse.method.exploration import random_actions
 from ovmse.method.learner import Learner, UpdateSettings, new_q_function
 from ovmse.method.networks import QFunction
 from ovmse.runs.reading import read_metrics
@@ -172,24 +172,6 @@ def test_a_battle_that_stands_still_is_cut_after_six_steps() -> None:
     assert step.won.all() and step.terminated.all() and not step.truncated.any()
     assert set(step.last.state.argmax(1)) == {TOP}
     assert set(step.now.state.argmax(1)) == {0}
-
-
-def play(env: VectorEnv, now: Frame, steps: int, seed: int) -> list[Step]:
-    """Uniform play: a stream of battles with ends of every kind."""
-    rng, out = np.random.default_rng(seed), []
-    for _ in range(steps):
-        out.append(env.step(random_actions(rng, now.avail_actions)))
-        now = out[-1].now
-    return out
-
-
-def assert_same(one: list[Step], other: list[Step]) -> None:
-    for a, b in zip(one, other, strict=True):
-        for name in ("reward", "terminated", "truncated", "won"):
-            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-        for seen in ("now", "last"):
-            for name, array in vars(getattr(a, seen)).items():
-                np.testing.assert_array_equal(array, getattr(getattr(b, seen), name))
 
 
 def ropes(env: VectorEnv, seed: int) -> np.ndarray:

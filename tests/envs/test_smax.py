@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import pytest
+from battles import assert_same, play
 from conftest import NUM_ENVS, ROOT
 
 from ovmse.envs import Step, VectorEnv, make_env
@@ -171,48 +172,27 @@ def test_the_last_observation_of_a_battle_is_kept(env: VectorEnv) -> None:
     assert not env.step(stop(env)).truncated[3:6].any()
 
 
-def random_actions(rng: np.random.Generator, avail: np.ndarray) -> np.ndarray:
-    return np.where(avail, rng.random(avail.shape), -1).argmax(-1)
-
-
-def play(env: VectorEnv, seen_avail: np.ndarray, steps: int, seed: int) -> list[Step]:
-    rng, out = np.random.default_rng(seed), []
-    for _ in range(steps):
-        out.append(env.step(random_actions(rng, seen_avail)))
-        seen_avail = out[-1].now.avail_actions
-    return out
-
-
-def assert_same(one: list[Step], other: list[Step]) -> None:
-    for a, b in zip(one, other, strict=True):
-        for name in ("reward", "terminated", "truncated", "won"):
-            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-        for seen in ("now", "last"):
-            for name, array in vars(getattr(a, seen)).items():
-                np.testing.assert_array_equal(array, getattr(getattr(b, seen), name))
-
-
 def test_the_same_seed_and_actions_give_the_same_battles(env: VectorEnv) -> None:
     first = env.reset(5)
-    one = play(env, first.avail_actions, 60, 0)
+    one = play(env, first, 60, 0)
     assert any(step.terminated.any() for step in one)
     other = make_env("2s3z", num_envs=NUM_ENVS, seed=5)
     again = other.reset()
     np.testing.assert_array_equal(again.state, first.state)
-    assert_same(one, play(other, again.avail_actions, 60, 0))
+    assert_same(one, play(other, again, 60, 0))
     assert len({state.tobytes() for state in first.state}) == NUM_ENVS  # slots differ
     assert not np.array_equal(env.reset(6).state, first.state)
     assert np.array_equal(other.reset().state, first.state)
 
 
 def test_a_saved_state_continues_exactly(env: VectorEnv) -> None:
-    avail = play(env, env.reset(7).avail_actions, 25, 0)[-1].now.avail_actions
+    now = play(env, env.reset(7), 25, 0)[-1].now
     saved = [array.copy() for array in env.get_state()]
-    one = play(env, avail, 60, 1)
+    one = play(env, now, 60, 1)
     assert any(step.terminated.any() for step in one)
     other = make_env("2s3z", num_envs=NUM_ENVS, seed=99)
     other.set_state(saved)
-    assert_same(one, play(other, avail, 60, 1))
+    assert_same(one, play(other, now, 60, 1))
 
 
 def test_a_state_of_other_battles_is_refused(env: VectorEnv) -> None:
@@ -258,8 +238,8 @@ def test_only_stopping_is_left_to_the_dead_and_attacks_need_reach(env: VectorEnv
 
 def test_enemy_actions_are_not_seen(env: VectorEnv) -> None:
     """A seen unit is 13 numbers, of which 3 to 5 are its last move and target."""
-    avail, of_enemies, of_allies = env.reset(10).avail_actions, 0.0, 0.0
-    for step in play(env, avail, 40, 2):
+    of_enemies, of_allies = 0.0, 0.0
+    for step in play(env, env.reset(10), 40, 2):
         others = step.last.obs[..., : 13 * 9].reshape(NUM_ENVS, 5, 9, 13)
         of_allies += abs(others[:, :, :4, 3:6]).sum()
         of_enemies += abs(others[:, :, 4:, 3:6]).sum()

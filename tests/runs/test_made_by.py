@@ -63,7 +63,7 @@ def test_other_code_continues_a_run_only_if_it_is_allowed_to(
         list(train(config, run))
     assert "\n" not in str(caught.value)
     list(train(config.model_copy(update={"continue_with_other_code": True}), run))
-    assert read_config(run)["made_by"]["code"] == f"0ther000+{learning_code_key()}"
+    assert read_config(run)["made_by"]["code"] == f"0ther000, {learning_code_key()}"
     edit(run, made_by={"code": "0ther000"})
     assert len(list(train(config, run))) == 1  # finished: it is only read
 
@@ -114,7 +114,16 @@ def test_other_code_is_named_once_however_often_it_continues(
     allowed = config.model_copy(update={"continue_with_other_code": True})
     for _ in range(2):
         begin(allowed, run)
-        assert read_config(run)["made_by"]["code"] == f"0ther000+{learning_code_key()}"
+        assert read_config(run)["made_by"]["code"] == f"0ther000, {learning_code_key()}"
+
+
+def test_another_version_of_torch_is_written_down(config: Config, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    begin(config, run)
+    made = read_config(run)["made_by"]
+    edit(run, made_by=made | {"torch": "2.0.0"})
+    begin(config, run)
+    assert read_config(run)["made_by"] == made | {"torch": f"2.0.0, {made['torch']}"}
 
 
 def test_a_run_that_does_not_say_what_made_it_is_not_continued(

@@ -220,7 +220,7 @@ QMIX = "notebook: 01_train\nparameters: {algorithm: qmix, task: climb_monotone"
         (QMIX + ", seed: {a: 1}}", "seed: got {'a': 1}, allowed: a number, a text or a list"),
         (QMIX + ", seed: five}", "seed: got 'five', allowed: a valid integer"),
         (QMIX + ", gamma: 2}", "gamma: got 2, allowed: less than or equal to 1"),
-        (QMIX + ", mixing_ratio: 0.5}", "there is no dataset 'climb_monotone_medium'"),
+        (QMIX + ", mixing_ratio: 0.5}", "dataset: got 'medium', allowed for climb_monotone"),
         (QMIX + ", seed: 0..1000000}", "the grid has 1,000,001 runs, allowed: at most 10,000"),
         (QMIX + ", seed: 0..99999999999999999}", "the grid has 100,000,000,000,000,000 runs"),
         (QMIX + ", run_dir: here}", "run_dir is set by the sweep; leave it out of the grid"),
@@ -377,7 +377,7 @@ def test_the_estimate_is_the_mean_of_the_runs_most_alike(tmp_path: Path) -> None
 
 def test_the_time_left_counts_a_shared_pre_training_once(tmp_path: Path) -> None:
     grid = load_grid(ROOT / "notebooks/grids/figure1.yaml")
-    planned = plan(grid, tmp_path, given={"preset": "tiny"})  # four algorithms, two seeds
+    planned = plan(grid, tmp_path, given={"preset": "tiny", "online_steps": 2_000})  # 8 runs
     state = SweepProgress([Watched(run, False) for run in planned.runs])
     first = state.runs[0]
     first.start()

@@ -173,7 +173,13 @@ def read_only(folder: Path) -> Iterator[None]:
     ).returncode:
         pytest.skip("nothing can be mounted here (that takes root)")
     try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        remount = ["mount", "-o", "remount,bind,ro", str(folder)]
+        for _ in range(100):  # busy while a run holds a file that it opened since the line above
+            if not subprocess.run(remount, capture_output=True).returncode:
+                break
+            time.sleep(0.05)
+        else:
+            subprocess.run(remount, check=True)
         yield
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)

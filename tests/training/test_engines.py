@@ -80,6 +80,15 @@ class Failing(Counted):
         return step
 
 
+class Broken(Failing):
+    """No battle ever counts."""
+
+    def step(self, actions: np.ndarray) -> Step:
+        step = super().step(actions)
+        step.void = np.ones(self.num_envs, np.bool_)
+        return step
+
+
 @pytest.fixture
 def playing(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Counted]], list[Counted]]:
     """Makes both phases play in an environment of the class; returns those that are made."""
@@ -124,6 +133,12 @@ def test_nothing_of_a_void_battle_is_stored_or_counted(tmp_path: Path, playing: 
     assert 0 <= under_way < 8 * 6
     assert sum(row.get("void_battles", 0) for row in rows) == void > 50
     assert [row["env_steps"] for row in rows] == sorted({row["env_steps"] for row in rows})
+
+
+def test_an_engine_of_void_battles_alone_is_given_up(tmp_path: Path, playing: Any) -> None:
+    playing(Broken)
+    with pytest.raises(RunError, match=r"climb declared \d+ battles void in a row"):
+        list(train(config(), tmp_path / "run"))
 
 
 def test_a_test_plays_another_battle_for_each_void_one() -> None:
