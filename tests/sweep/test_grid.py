@@ -298,6 +298,20 @@ def test_shipped_grids_are_valid(
                          ("6h_vs_8z", "medium_replay"): 0}  # fmt: skip
 
 
+def test_the_offline_settings_are_chosen_on_tuning_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grids, "dataset_path", lambda *asked: Path("_".join(asked)))
+    monkeypatch.setattr(grids, "file_checksum", lambda name: "x")
+    monkeypatch.setattr(grids, "require_source", lambda *source: None)
+    grid = load_grid(ROOT / "notebooks/grids/results/offline_settings.yaml")
+    for task in ("6h_vs_8z", "2s3z", "3s5z", "5m_vs_6m"):
+        configs = [run.config for run in plan(grid, tmp_path, task).runs if run.config]
+        assert {c.task for c in configs} == {task}
+        assert {c.seed for c in configs} == {50, 51, 52, 53}
+        assert len({json.dumps(c.pretraining) for c in configs}) == len(configs) == 20
+
+
 def test_a_grid_may_set_any_setting_of_config(tmp_path: Path) -> None:
     for name in ("online_lr", "hidden_size"):
         assert name in Config.model_fields
