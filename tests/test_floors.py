@@ -145,7 +145,7 @@ def test_the_learning_code_is_all_that_learning_loads() -> None:
     )
     done = subprocess.run([sys.executable, "-c", test], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    loaded = {Path(line).relative_to(ROOT).as_posix() for line in done.stdout.split()}
+    loaded = {Path(line).relative_to(ROOT).as_posix() for line in done.stdout.splitlines()}
     learning = set(code.learning_code())
     assert {name for name in loaded if not name.startswith("ovmse/runs/")} <= learning
     some = {"config.py", "method/learner.py", "envs/smax.py", "datasets/hdf5.py"}
