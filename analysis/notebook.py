@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ast
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,47 @@ from ovmse.sweep.notebook_source import assigned
 
 
 def parameters(namespace: dict[str, Any], known: Iterable[str]) -> dict[str, Any]:
-    """The known names that the notebook's cells have set, with their values.
+    """The parameters of a notebook with their values, as its cells say them now.
 
-    papermill only warns of a parameter that the notebook does not have. Here a name in its
-    injected cell that is not known raises ValueError with one sentence. `namespace` is the
-    notebook's `globals()`.
+    They come from the source of the parameters cell and of the one that papermill injects after
+    it, as they were last run. What only the kernel still knows, because its line was deleted or
+    another cell assigned it, does not count. A name that is not known raises ValueError with one
+    sentence (papermill only warns). `namespace` is the notebook's `globals()`.
     """
     known = list(known)
-    injected = [s for s in namespace.get("In", []) if s.startswith("# Parameters")]
-    for name in assigned(injected[-1]) if injected else []:
-        if name not in known:
-            raise ValueError(f"the notebook has no parameter {name!r}{did_you_mean(name, known)}")
-    return from_project({name: namespace[name] for name in known if name in namespace})
+    scope = dict(namespace)
+    given: dict[str, Any] = {}
+    for source in _cells_of_parameters(namespace.get("In", []), known):
+        names = assigned(source)
+        for name in names:
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise ValueError(f"the notebook has no parameter {name!r}{hint}")
+        exec(source, scope)  # the person's own cell, which has just run here
+        given |= {name: scope[name] for name in names}
+    return from_project(given)
+
+
+def _cells_of_parameters(history: Sequence[str], known: list[str]) -> list[str]:
+    """The last parameters cell that was run, and what papermill injected after it."""
+    cells: list[str] = []
+    for source in history:
+        if source.startswith("# Parameters\n"):
+            cells = [*cells[:1], source]
+        elif _declares(source, known):
+            cells = [source]
+    return cells
+
+
+def _declares(source: str, known: list[str]) -> bool:
+    """Whether a cell is the one of the parameters: assignments alone, a known one annotated."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return False
+    annotated = {ast.unparse(line.target) for line in body if isinstance(line, ast.AnnAssign)}
+    plain = all(isinstance(line, ast.AnnAssign | ast.Assign) for line in body)
+    return plain and not annotated.isdisjoint(known)
 
 
 def runs_folder(given: str, default: str) -> Path:

@@ -137,8 +137,20 @@ def test_folders_are_found_from_the_repository(monkeypatch: pytest.MonkeyPatch) 
     assert runs_folder("", "tiny/x") == Path("/elsewhere/tiny/x")
 
 
-def test_only_injected_names_are_checked() -> None:
-    cells = ["seed = 1\nscratch = 2", "# Parameters\nseed = 3\n"]
-    assert parameters({"In": cells, "seed": 3, "scratch": 2}, ["seed"]) == {"seed": 3}
-    with pytest.raises(ValueError, match="no parameter 'lr'"):
-        parameters({"In": [*cells, "# Parameters\nlr = 3\n"], "seed": 3}, ["seed"])
+def test_parameters_come_from_their_cells_alone() -> None:
+    known = ["seed", "lr", "runs"]
+    cell = "seed: int = 1\nlr: float | None = None\n"
+    left = {"seed": 9, "lr": 0.1, "runs": "old", "x": 2}  # what the kernel still holds
+
+    def now(*cells: str) -> dict:
+        return parameters({**left, "In": ["", "import os", *cells, "x = 2"]}, known)
+
+    assert now(cell) == {"seed": 1, "lr": None}
+    assert now(cell, "# Parameters\nseed = 3\n") == {"seed": 3, "lr": None}
+    assert now(cell, "seed = 4") == {"seed": 1, "lr": None}  # a cell of somebody's own
+    assert now(cell, "seed: int = 2\n") == {"seed": 2}  # a line was deleted, the cell run again
+    assert now("seed: int = x + 1") == {"seed": 3}
+    assert now("x = 1") == {}  # every line was deleted: what the notebook takes for granted
+    for wrong in ((cell, "# Parameters\nsede = 3\n"), (cell + "sede = 3\n",)):
+        with pytest.raises(ValueError, match="no parameter 'sede'; did you mean 'seed'"):
+            now(*wrong)
