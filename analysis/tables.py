@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.charts.theme import in_order
 from ovmse.config import Config
-from ovmse.runs.reading import find_runs
+from ovmse.config import phase as setting_phase
+from ovmse.method.algorithms import ALGORITHMS
+from ovmse.runs.reading import RunError, find_runs
 from ovmse.runs.tables import COLUMNS, metrics_table
 
 
@@ -22,6 +25,8 @@ def curves(source: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     Raises `ovmse.runs.reading.RunError` where there is no run.
     """
     if isinstance(source, str | Path) and Path(source).suffix == ".parquet":
+        if not Path(source).is_file():
+            raise RunError(f"there is no file {source}")
         table = pd.read_parquet(source)
         missing = [name for name in COLUMNS if name not in table]
         if missing:
@@ -35,6 +40,8 @@ CLOCK = {"online": "env_steps", "offline": "updates"}
 
 # Which question a table answers: nothing is compared across these.
 QUESTION = ["task", "dataset", "backend", "preset", "code"]
+SETTINGS = [n for n in Config.model_fields if n not in ("seed", "continue_with_other_code")]
+SETTINGS.append("dataset_sha256")
 
 
 def measured(
@@ -43,36 +50,65 @@ def measured(
     """The rows of one phase that carry `measure`, of runs that may be averaged and compared.
 
     Runs are averaged within the groups of `by`, over their seeds. Raises `ValueError` with one
-    sentence that names what differs: where the runs of a group differ in any setting but the seed,
-    in the code that made them, or where two have the same seed; and where groups differ in the
-    task, the dataset, the backend, the preset or the code, unless it is grouped by. A run that
-    learned from no data has no dataset to differ in.
+    sentence that names what differs. All runs must agree in the task, the dataset, the backend, the
+    preset and the code that made them. Those of a group must agree in every setting but the seed,
+    and have different seeds. Those of different groups must too, except where each has what its own
+    algorithm says. What is grouped by may differ. A run that learned from no data has no dataset
+    and no offline phase to differ in.
     """
     rows = table[(table.phase == phase) & table[measure].notna()]
     runs = rows.drop_duplicates("run")
     for name in QUESTION:
-        if name not in by and (found := _values(runs, name)).size > 1:
-            raise ValueError(f"runs of {found.size} {name}s at once: {list(found)}; pick one")
-    skipped = ("seed", "continue_with_other_code")
-    settings = [n for n in [*Config.model_fields, "code"] if n not in skipped and n in runs]
+        if name not in by and (found := _values(runs, name)):
+            raise ValueError(f"runs of {len(found)} {name}s at once: {found}; pick one")
+    if len(runs) > 1 and (unknown := int(runs.code.isna().sum())):
+        raise ValueError(
+            f"{unknown} of {len(runs)} runs do not say which code made them (made_by in their "
+            "config.json): they cannot be compared"
+        )
+    settings = [n for n in SETTINGS if n not in by and n in runs]
     for key, group in runs.groupby(list(by), dropna=False):
         who = " ".join(map(str, key))
         for name in settings:
-            if name not in by and (found := _values(group, name)).size > 1:
+            if found := _values(group, name):
                 raise ValueError(
-                    f"the runs of {who} differ in {name}: {list(found)}; pick one, or group by it"
+                    f"the runs of {who} differ in {name}: {found}; pick one, or group by it"
                 )
         if (twice := group.seed.duplicated()).any():
             seed = group.seed[twice].iloc[0]
             count = (group.seed == seed).sum()
             raise ValueError(f"{count} runs of {who} with seed {seed}; keep one a seed")
+    for name in settings:
+        having = runs
+        if name in Config.model_fields and setting_phase(name) == "offline":
+            having = runs[runs.algorithm.map(_pretrained).astype(bool)]
+        if (found := _values(having, name)) and not _as_the_algorithms_say(having, name):
+            raise ValueError(f"the runs differ in {name}: {found}; pick one, or group by it")
     return rows
 
 
-def _values(runs: pd.DataFrame, name: str) -> np.ndarray:
-    """The distinct values of a setting; a missing one counts, but for the dataset."""
-    values = runs[name].dropna() if name == "dataset" else runs[name]
-    return values.unique()
+def _values(runs: pd.DataFrame, name: str) -> list[Any]:
+    """The values of a setting if there are several; a missing one counts, but for the dataset."""
+    values = runs[name].dropna() if name.startswith("dataset") else runs[name]
+    found = values.unique().tolist()
+    return found if len(found) > 1 else []
+
+
+def _pretrained(algorithm: str) -> bool:
+    return algorithm not in ALGORITHMS or ALGORITHMS[algorithm].pretrained
+
+
+def _as_the_algorithms_say(runs: pd.DataFrame, name: str) -> bool:
+    """Whether a setting differs only because the table of algorithms and the recipes say so."""
+    if name not in Config.model_fields:
+        return False
+    for run in runs.drop_duplicates(["algorithm", "task", "preset", "backend", name]).itertuples():
+        given = {n: getattr(run, n) for n in ("algorithm", "task", "preset", "backend")}
+        own = Config.from_parameters(**given)
+        value, said = getattr(run, name), getattr(own, name)
+        if not (value == said or (pd.isna(value) and said is None)):
+            return False
+    return True
 
 
 def mean_curves(table: pd.DataFrame, measure: str, phase: str = "online") -> pd.DataFrame:

@@ -252,6 +252,8 @@ class Config(BaseModel):
             defaults["policy_warmup_steps"] = 0
         keeps = algorithm.online_cql
         defaults["online_cql"] = task.get("memory_cql", False) if keeps is None else keeps
+        if given.get("cql_anneal") is not None:  # there must be a weight for it to fade
+            defaults["online_cql"] = True
         return {**defaults, **given}
 
     @model_validator(mode="after")

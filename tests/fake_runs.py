@@ -24,6 +24,7 @@ def write_runs(folder: Path, seeds=(0, 1), steps: int = 60_000, every: int = 2_5
             run = folder / f"{name}_seed{seed}"
             run.mkdir(parents=True)
             config = {"algorithm": name, "seed": seed, "task": "2s3z", "dataset": "medium"}
+            config |= {"made_by": {"code": "c0de0000"}}
             (run / "config.json").write_text(
                 json.dumps(config | {"backend": "smax", "preset": "quick"})
             )

@@ -88,7 +88,10 @@ def test_the_conservative_term_can_fade(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"algorithm": "se", "cql_anneal": 9}, "cql_anneal: got 9, allowed: none without online_c"),
+        (
+            {"online_cql": False, "cql_anneal": 9},
+            "cql_anneal: got 9, allowed: none without o",
+        ),
         ({"cql_anneal": 9, "cql_end": 0.6}, "cql_end: got 0.6, allowed: at most cql_alpha = 0.5"),
     ],
 )

@@ -1,6 +1,7 @@
 r"""Turns a folder of measured runs into what ships in data/: picture, table, card, one seed's runs.
 
     .venv/bin/ovmse sweep notebooks/grids/figure1.yaml --folder runs/nine -p seed=10..12 \
+        -p online_steps=60000 -p test_interval=2000 \
         -p algorithm='[ovmse, ovm, se, switch_cql, macql, macal_ql, action_proposal, qmix, wsrl]'
     .venv/bin/python tools/ship_results.py runs/nine
 
@@ -43,7 +44,7 @@ def main(folder: Path) -> None:
     (DATA_DIR / "figure1.png").write_bytes(
         vl_convert.vegalite_to_png(spec, vl_version="5.20", scale=2)
     )
-    numbers = summary(table, at=(0, 10_000, 30_000, 60_000))
+    numbers = summary(table, at=(0, 10_000, 30_000, table.online_steps.max()))
     seeds = sorted(int(s) for s in online.seed.unique())
     first = find_runs(folder)[0]
     config = read_config(first)
@@ -53,13 +54,15 @@ def main(folder: Path) -> None:
 
 Seeds {", ".join(map(str, seeds))}, none used for tuning (that was done on seeds 50 and 51);
 {config["test_battles"]} greedy battles a test, {config["long_test_battles"]} at the first and
-the last, {config["fixed_battles"]} fixed battles a seed; `quick` preset, 60,000 online steps.
+the last, {config["fixed_battles"]} fixed battles a seed; `{config["preset"]}` preset,
+{config["online_steps"]:,} online steps.
 `win` is the test win rate, `q` the mean `Q_tot` on the fixed battles that ended, `mc` their mean
 discounted return; mean over seeds, least and greatest.
 
 {markdown_table(list(numbers), numbers.to_numpy().tolist())}
 
 Command: `ovmse sweep notebooks/grids/figure1.yaml -p seed={seeds[0]}..{seeds[-1]}
+-p online_steps={config["online_steps"]} -p test_interval={config["test_interval"]}
 -p algorithm='[{", ".join(in_order(table.algorithm))}]'`.
 Machine: {result["cores"]} shared {result["cpu"]} cores, Python {result["python"]}, torch
 {result["torch"]}, one thread a run. `{RESULTS}.csv` holds every measurement; `figure1/`

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ovmse.config import did_you_mean
 from ovmse.envs.base import EnvSpec
 from ovmse.episodes import Episode
 from ovmse.runs.files import DATA_DIR
@@ -68,10 +69,11 @@ def dataset_path(task: str, dataset: str, backend: str) -> Path:
     folder, name = data_folder(backend), f"{task}_{dataset}"
     if not (folder / f"{name}.h5").is_file():
         held = sorted(p.stem.removeprefix(f"{task}_") for p in folder.glob(f"{task}_*.h5"))
+        hint = did_you_mean(dataset.removeprefix(f"{task}_"), held)
         raise DatasetError(
             f"dataset: got {dataset!r}, allowed for {task} on {backend}: "
             f"{', '.join([*map(repr, held), 'the path of an HDF5 file'])} "
-            f"({folder} holds no {name}.h5)"
+            f"({folder} holds no {name}.h5){hint}"
         )
     return folder / f"{name}.h5"
 

@@ -117,12 +117,20 @@ class RunDirectory:
         both = {name: _joined(made.get(name, "unknown"), mine[name]) for name in mine}
         if self.finished or both == made:
             return
-        if both["code"] != begun_by and not config.get("continue_with_other_code"):
+        allowed = config.get("continue_with_other_code")
+        if both["code"] != begun_by and not allowed:
             raise RunError(
                 f"{self.path} was begun by other learning code ({begun_by}, here {mine['code']}): "
                 "choose another run directory, or set continue_with_other_code"
             )
         self.note(made_by=both)
+        if both["code"] != begun_by:
+            self.note(continue_with_other_code=True)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a point to continue from."""
+        return self._point["number"] > 0
 
     def note(self, **notes: Any) -> None:
         """Writes down anew in ``config.json`` what is noted beside the settings."""

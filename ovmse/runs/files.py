@@ -16,9 +16,11 @@ DATA_DIR = Path(os.environ.get("OVMSE_DATA") or PROJECT / "data")
 
 
 def from_project(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings; a dataset's path counts from the project, whatever the working directory."""
+    """The settings; a dataset's path counts from the project, whatever the working directory.
+
+    A name without a folder is looked up."""
     dataset = settings.get("dataset")
-    if isinstance(dataset, str) and dataset.endswith((".h5", ".hdf5")):
+    if isinstance(dataset, str) and dataset.endswith((".h5", ".hdf5")) and os.sep in dataset:
         return {**settings, "dataset": str(PROJECT / Path(dataset).expanduser())}
     return settings
 

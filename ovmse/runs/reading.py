@@ -62,6 +62,9 @@ def stored_config(path: str | Path) -> dict[str, Any]:
         raise RunError(f"{path} holds no readable config.json ({error})") from None
     if not isinstance(config, dict):
         raise RunError(f"{path}/config.json is not an object")
+    made = config.get("made_by") or {}
+    if not isinstance(made, dict) or not all(isinstance(v, str) for v in made.values()):
+        raise RunError(f"{path}/config.json: made_by is {made!r}, allowed: an object of texts")
     return {str(RENAMED.get(n, n)): value for n, value in config.items()}
 
 

@@ -30,24 +30,26 @@ MEASURES = [
     "void_battles",
     "wall_s",
 ]
-COLUMNS = ["run", *SETTINGS, *MADE_BY, "phase", "env_steps", "updates", *MEASURES]
+COLUMNS = ["run", *SETTINGS, "dataset_sha256", *MADE_BY, "phase", "env_steps", "updates", *MEASURES]
 
 
 def metrics_table(paths: Iterable[str | Path]) -> pd.DataFrame:
     """Every metrics row of the given run directories, one row for each measurement.
 
-    Columns: `run` (the directory), every setting of the Config, `code` (the key of the learning
-    code), the versions `torch`, `numpy`, `jax`, `jaxmarl`, then `phase` ("offline" | "online"),
-    `env_steps`, `updates`, and the measures, NaN where a row does not carry one: `test_win_rate`
-    (0..1), `test_return` (0..20), `q_fixed`, `mc_fixed`, `q_ended`, `mc_ended`, `loss`, `epsilon`,
-    `lambda_memory`, `memory_active`, `cql_weight`, `explorers`, `void_battles`, `wall_s` (seconds).
+    Columns: `run` (the directory), every setting of the Config, `dataset_sha256` (of the file that
+    it learned from), `code` (the key of the learning code), the versions `torch`, `numpy`, `jax`,
+    `jaxmarl`, then `phase` ("offline" | "online"), `env_steps`, `updates`, and the measures, NaN
+    where a row does not carry one: `test_win_rate` (0..1), `test_return` (0..20), `q_fixed`,
+    `mc_fixed`, `q_ended`, `mc_ended`, `loss`, `epsilon`, `lambda_memory`, `memory_active`,
+    `cql_weight`, `explorers`, `void_battles`, `wall_s` (seconds).
     `dataset` is missing where a run learned from no data: from scratch, and with none mixed in.
     """
     rows = []
     for path in paths:
         config = read_config(path)
-        made_by = config.get("made_by", {})
+        made_by = config.get("made_by") or {}
         about = {"run": str(path)} | {name: config.get(name) for name in SETTINGS}
+        about["dataset_sha256"] = config.get("dataset_sha256")
         about |= {name: made_by.get(name) for name in MADE_BY}
         if not uses_data(config["algorithm"], config["mixing_ratio"]):
             about["dataset"] = None

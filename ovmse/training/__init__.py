@@ -14,7 +14,7 @@ from ovmse.config import Config
 from ovmse.method.algorithms import ALGORITHMS
 from ovmse.runs.code import made_by
 from ovmse.runs.directory import RunDirectory
-from ovmse.runs.reading import read_config
+from ovmse.runs.reading import RunError, read_config
 from ovmse.runs.sharing import dataset_checksum, pretrain_directory
 from ovmse.training.finetuning import finetune
 from ovmse.training.phase import Evaluation, Progress, evaluate, require_device
@@ -50,7 +50,12 @@ def train(config: Config, run_dir: str | Path) -> Iterator[Progress]:
             yield from finetune(config, run, None)
             return
         pretrained = Path(os.path.normpath(run_dir / shared))
-        if not (pretrained / "result.json").exists():  # then the run has not begun online either
+        if not (pretrained / "result.json").exists():
+            if run.begun:
+                raise RunError(
+                    f"{run_dir} continues from the pre-training in {pretrained}, which is no "
+                    "longer there whole: put it back, or choose another run directory"
+                )
             pretrained = pretrain_directory(config, run_dir.parent)
             run.note(pretrained=os.path.relpath(pretrained, run_dir))
             yield from pretrain(config, pretrained)

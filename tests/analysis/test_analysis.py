@@ -28,6 +28,7 @@ from analysis.charts.show import VEGALITE, mimebundle, show
 from analysis.report import write_report
 from analysis.tables import curves, mean_curves, measured, reference_return, summary
 from analysis.widgets import live
+from ovmse.method.algorithms import ALGORITHMS
 from ovmse.training.phase import Progress
 
 CHARTS = [learning_curve, figure1]
@@ -142,8 +143,31 @@ def test_runs_that_were_made_differently_are_not_averaged(table, name, value):
     with pytest.raises(ValueError, match=f"^the runs of se differ in {name}: .*group by it$"):
         mean_curves(kinds, "test_win_rate")
     assert len(measured(kinds, "test_win_rate", by=["algorithm", name])) == len(table)
-    alike = kinds.assign(**{name: (table.algorithm == "se").map({True: value, False: None})})
-    assert len(mean_curves(alike, "test_win_rate"))  # what tells algorithms apart may differ
+    whole = kinds.assign(**{name: (table.algorithm == "se").map({True: value, False: None})})
+    with pytest.raises(ValueError, match=f"^the runs differ in {name}: .*group by it$"):
+        mean_curves(whole, "test_win_rate")
+    assert len(mean_curves(kinds.assign(**{name: value}), "test_win_rate"))
+
+
+def test_what_the_algorithms_themselves_say_may_differ(table):
+    own = {name: ALGORITHMS[name].exploration for name in STORY}
+    said = table.assign(exploration=table.algorithm.map(own))
+    assert said.exploration.nunique() == 2 and len(mean_curves(said, "test_win_rate"))
+    control = said.exploration.where(said.algorithm != "macql", own["se"])
+    with pytest.raises(ValueError, match="^the runs differ in exploration: "):
+        mean_curves(said.assign(exploration=control), "test_win_rate")
+    two = table[table.algorithm.isin(["ovmse", "se"])]
+    scratch = two.assign(algorithm=two.algorithm.replace("se", "qmix"))
+    longer = scratch.offline_updates.where(scratch.algorithm == "qmix", 1500)
+    assert len(mean_curves(scratch.assign(offline_updates=longer), "test_win_rate"))
+
+
+def test_runs_of_other_data_or_unknown_code_are_not_averaged(table):
+    data = np.where(table.seed == 0, "0ther", "s4me")
+    with pytest.raises(ValueError, match="^the runs of macql differ in dataset_sha256: "):
+        mean_curves(table.assign(dataset_sha256=data), "test_win_rate")
+    with pytest.raises(ValueError, match="^12 of 12 runs do not say which code made them"):
+        mean_curves(table.assign(code=None), "test_win_rate")
 
 
 def test_runs_of_two_states_of_the_code_are_not_compared(table):

@@ -38,6 +38,7 @@ def test_train_runs_and_a_second_time_only_reads(tmp_path: Path, dataset_file: P
             ["--dataset", "none"],
             "dataset: got 'none', allowed for 2s3z on smax: 'medium', 'medium_",
         ),
+        (["--dataset", "2s3z_medium"], "no 2s3z_2s3z_medium.h5); did you mean 'medium'?"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(

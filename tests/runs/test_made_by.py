@@ -115,6 +115,7 @@ def test_other_code_is_named_once_however_often_it_continues(
     for _ in range(2):
         begin(allowed, run)
         assert read_config(run)["made_by"]["code"] == f"0ther000, {learning_code_key()}"
+    assert read_config(run)["continue_with_other_code"]
 
 
 def test_another_version_of_torch_is_written_down(config: Config, tmp_path: Path) -> None:
@@ -177,3 +178,28 @@ def test_other_code_may_go_on_with_a_pre_training_too(
     assert (run / "result.json").exists()
     first, second = (tmp_path / "pretrain").iterdir()  # each belongs to the code that made it
     assert sum((place / "result.json").exists() for place in (first, second)) == 1
+
+
+def test_a_run_under_way_does_not_take_another_pre_training(config: Config, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    begin(config, run)
+    before = (run / "config.json").read_bytes()
+    (tmp_path / "pretrain").rename(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="which is no longer there whole: put it back"):
+        list(train(config, run))
+    assert (run / "config.json").read_bytes() == before
+    (tmp_path / "elsewhere").rename(tmp_path / "pretrain")
+    list(train(config, run))
+
+
+@pytest.mark.parametrize("made", ["abc", [1], {"code": None}, 3])
+def test_a_damaged_record_of_what_made_a_run_is_one_sentence(
+    config: Config, tmp_path: Path, made: object
+) -> None:
+    run = tmp_path / "run"
+    begin(config, run)
+    edit(run, made_by=made)
+    with pytest.raises(RunError, match="made_by is .*, allowed: an object of texts"):
+        begin(config, run)
+    with pytest.raises(RunError, match="made_by is .*, allowed: an object of texts"):
+        metrics_table([run])

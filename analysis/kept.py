@@ -1,0 +1,39 @@
+"""Results of long computations, kept beside the run they belong to and found again by content."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ovmse.runs.code import made_by
+from ovmse.runs.files import read_json, write_json
+
+
+@contextlib.contextmanager
+def kept(run: Path, name: str) -> Iterator[dict[str, Any]]:
+    """A dictionary of JSON values that is read from, and put back into, `run/cache/NAME.json`.
+
+    It is put back after an interrupt too. Where it cannot be read it is empty, and where it cannot
+    be written (shipped runs on a read-only disk) everything is computed again the next time.
+    """
+    path = run / "cache" / f"{name}.json"
+    held = read_json(path)
+    before = len(held)
+    try:
+        yield held
+    finally:
+        if len(held) > before:
+            with contextlib.suppress(OSError):
+                write_json(path, held)
+
+
+def key(*parts: str | float | Path) -> str:
+    """What a result depends on: values, the content of files, and the state of the code."""
+    digest = hashlib.sha256(made_by()["code"].encode())
+    for part in parts:
+        digest.update(part.read_bytes() if isinstance(part, Path) else repr(part).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:32]
