@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import ast
+import traceback
 from collections.abc import Iterable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from IPython import get_ipython
+from IPython.display import display
+
 from ovmse.config import did_you_mean
+from ovmse.errors import UserError
 from ovmse.runs.files import PROJECT, RUNS, from_project
 from ovmse.sweep.notebook_source import assigned
 
@@ -17,9 +23,10 @@ def parameters(namespace: dict[str, Any], known: Iterable[str]) -> dict[str, Any
 
     They come from the source of the parameters cell and of the one that papermill injects after
     it, as they were last run. What only the kernel still knows, because its line was deleted or
-    another cell assigned it, does not count. A name that is not known raises ValueError with one
+    another cell assigned it, does not count. A name that is not known raises UserError with one
     sentence (papermill only warns). `namespace` is the notebook's `globals()`.
     """
+    _show_sentences_first()
     known = list(known)
     scope = dict(namespace)
     given: dict[str, Any] = {}
@@ -28,7 +35,7 @@ def parameters(namespace: dict[str, Any], known: Iterable[str]) -> dict[str, Any
         for name in names:
             if name not in known:
                 hint = did_you_mean(name, known)
-                raise ValueError(f"the notebook has no parameter {name!r}{hint}")
+                raise UserError(f"the notebook has no parameter {name!r}{hint}")
         exec(source, scope)  # the person's own cell, which has just run here
         given |= {name: scope[name] for name in names}
     return from_project(given)
@@ -54,6 +61,21 @@ def _declares(source: str, known: list[str]) -> bool:
     annotated = {ast.unparse(line.target) for line in body if isinstance(line, ast.AnnAssign)}
     plain = all(isinstance(line, ast.AnnAssign | ast.Assign) for line in body)
     return plain and not annotated.isdisjoint(known)
+
+
+def _show_sentences_first() -> None:
+    """What a person did wrong shows as its sentence; where it was noticed is folded below it."""
+
+    def show(shell: Any, kind: type, error: BaseException, trace: Any, **_: Any) -> list[str]:
+        sentence = [f"{kind.__name__}: {error}"]
+        shell._showtraceback(kind, error, sentence)  # what a kernel sends as the cell's error
+        where = escape("".join(traceback.format_exception(kind, error, trace)))
+        folded = f"<details><summary>Where it was noticed</summary><pre>{where}</pre></details>"
+        display({"text/html": folded, "text/plain": ""}, raw=True)
+        return sentence
+
+    if shell := get_ipython():
+        shell.set_custom_exc((UserError,), show)
 
 
 def runs_folder(given: str, default: str) -> Path:

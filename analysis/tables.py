@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.charts.theme import in_order
 from ovmse.config import Config
 from ovmse.config import phase as setting_phase
+from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS
 from ovmse.runs.reading import RunError, find_runs
 from ovmse.runs.tables import COLUMNS, metrics_table
@@ -30,7 +31,7 @@ def curves(source: str | Path | Iterable[str | Path]) -> pd.DataFrame:
         table = pd.read_parquet(source)
         missing = [name for name in COLUMNS if name not in table]
         if missing:
-            raise ValueError(f"{source} lacks the column {missing[0]}; export the runs anew")
+            raise UserError(f"{source} lacks the column {missing[0]}; export the runs anew")
         return table
     return metrics_table(find_runs(source))
 
@@ -49,7 +50,7 @@ def measured(
 ) -> pd.DataFrame:
     """The rows of one phase that carry `measure`, of runs that may be averaged and compared.
 
-    Runs are averaged within the groups of `by`, over their seeds. Raises `ValueError` with one
+    Runs are averaged within the groups of `by`, over their seeds. Raises `UserError` with one
     sentence that names what differs. All runs must agree in the task, the dataset, the backend, the
     preset and the code that made them. Those of a group must agree in every setting but the seed,
     and have different seeds. Those of different groups must too, except where each has what its own
@@ -60,9 +61,9 @@ def measured(
     runs = rows.drop_duplicates("run")
     for name in QUESTION:
         if name not in by and (found := _values(runs, name)):
-            raise ValueError(f"runs of {len(found)} {name}s at once: {found}; pick one")
+            raise UserError(f"runs of {len(found)} {name}s at once: {found}; pick one")
     if len(runs) > 1 and (unknown := int(runs.code.isna().sum())):
-        raise ValueError(
+        raise UserError(
             f"{unknown} of {len(runs)} runs do not say which code made them (made_by in their "
             "config.json): they cannot be compared"
         )
@@ -71,19 +72,19 @@ def measured(
         who = " ".join(map(str, key))
         for name in settings:
             if found := _values(group, name):
-                raise ValueError(
+                raise UserError(
                     f"the runs of {who} differ in {name}: {found}; pick one, or group by it"
                 )
         if (twice := group.seed.duplicated()).any():
             seed = group.seed[twice].iloc[0]
             count = (group.seed == seed).sum()
-            raise ValueError(f"{count} runs of {who} with seed {seed}; keep one a seed")
+            raise UserError(f"{count} runs of {who} with seed {seed}; keep one a seed")
     for name in settings:
         having = runs
         if name in Config.model_fields and setting_phase(name) == "offline":
             having = runs[runs.algorithm.map(_pretrained).astype(bool)]
         if (found := _values(having, name)) and not _as_the_algorithms_say(having, name):
-            raise ValueError(f"the runs differ in {name}: {found}; pick one, or group by it")
+            raise UserError(f"the runs differ in {name}: {found}; pick one, or group by it")
     return rows
 
 

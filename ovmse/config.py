@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ovmse.envs import BACKENDS, MAPS
+from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS, CQL_FORMS, EXPLORATIONS
 
 AlgorithmName = Literal[tuple(ALGORITHMS)]  # type: ignore[valid-type]
@@ -16,10 +17,13 @@ ExplorationName = Literal[EXPLORATIONS]  # type: ignore[valid-type]
 CqlForm = Literal[CQL_FORMS]  # type: ignore[valid-type]
 Preset = Literal["tiny", "quick", "paper"]
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Steps = Annotated[int, Field(ge=0)]
+# Each has an upper bound that its use can bear: memory, or a time that somebody might wait.
+Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Steps = Annotated[int, Field(ge=0, le=10**9)]
+Size = Annotated[int, Field(ge=1, le=4096)]
+Battles = Annotated[int, Field(ge=1, le=100_000)]
 
 # Each setting says which phase it decides. Runs that agree on those of the offline phase share
 # their pre-training, whatever the others are.
@@ -150,27 +154,28 @@ class Config(BaseModel):
     preset: Neither[Preset] = "quick"
     seed: Both[Annotated[int, Field(ge=0, lt=2**31)]] = 0
     device: Both[Literal["cpu", "cuda"]] = "cpu"  # of the networks; battles stay on the CPU
-    threads: Both[Count] = 1  # torch threads; more than one rarely pays at these sizes
+    # torch threads; more than one rarely pays at these sizes.
+    threads: Both[Annotated[int, Field(ge=1, le=256)]] = 1
     # Continue a run that other learning code began: its numbers then come from both.
     continue_with_other_code: Neither[bool] = False
 
     # Networks (QMIX's sizes).
-    hidden_size: Both[Count] = 64
-    embed_size: Both[Count] = 32
-    hypernet_size: Both[Count] = 64
+    hidden_size: Both[Size] = 64
+    embed_size: Both[Size] = 32
+    hypernet_size: Both[Size] = 64
 
     # Both phases.
     gamma: Both[Share] = 0.99
-    batch_size: Both[Count] = 32  # episodes
+    batch_size: Both[Size] = 32  # episodes
     grad_clip: Both[Positive] = 10.0  # largest norm of the gradient
     cql_alpha: Both[NotNegative] = 0.5  # alpha of eq. 10; 0.2 forgot online
     cql_form: Both[CqlForm] = "macql"
-    cql_samples: Both[Count] = 10  # K joint actions in the soft maximum
+    cql_samples: Both[Size] = 10  # K joint actions in the soft maximum
     # Count the data's joint action among the K. Measured (seed 50, alpha 0.2, 200 offline updates):
     # without it the team won 52 % of its battles, with it 6 %, so the default leaves it out.
     cql_data_action: Both[bool] = False
-    num_envs: Both[Count] = 16  # battles at once
-    test_battles: Both[Count] = 64
+    num_envs: Both[Size] = 16  # battles at once
+    test_battles: Both[Battles] = 64
 
     # Offline phase (eq. 8-10).
     offline_updates: Offline[Count] = 750
@@ -180,7 +185,7 @@ class Config(BaseModel):
     # to half again their Monte-Carlo return; at 60 they stay near it.
     offline_target_interval: Offline[Count] = 60
     offline_test_interval: Offline[Count] = 250  # updates
-    fixed_battles: Offline[Count] = 128  # of the offline policy, whose Q_tot is followed online
+    fixed_battles: Offline[Battles] = 128  # of the offline policy, whose Q_tot is followed online
 
     # Online phase.
     online_steps: Online[Count] = 60_000  # environment steps, summed over the parallel battles
@@ -206,36 +211,39 @@ class Config(BaseModel):
     online_lr: Online[Positive] = 3e-4
     lr_warmup_updates: Online[Steps] = 30  # updates over which online_lr rises from 0
     optimizer_carry_over: Online[bool] = False
-    episodes_per_update: Online[Count] = 4
+    episodes_per_update: Online[Battles] = 4
     online_target_interval: Online[Count] = 60  # updates
-    buffer_episodes: Online[Count] = 5_000
+    buffer_episodes: Online[Annotated[int, Field(ge=1, le=10**6)]] = 5_000
     test_interval: Online[Count] = 2_000  # environment steps between tests and snapshots
-    long_test_battles: Online[Count] = 128  # of the tests at the start and at the end
+    long_test_battles: Online[Battles] = 128  # of the tests at the start and at the end
 
     @classmethod
     def from_parameters(cls, **given: Any) -> Config:
         """A Config from what is given; None stands for "as the preset, task and algorithm say".
 
-        Raises ValueError with one sentence that names the setting, the value and what is allowed.
+        Raises UserError with one sentence that names the setting, the value and what is allowed.
         """
         given = {name: value for name, value in given.items() if value is not None}
         for name in given:
             if name not in cls.model_fields:
-                raise ValueError(
+                raise UserError(
                     f"there is no setting {name!r}{did_you_mean(name, cls.model_fields)}"
                 )
         try:
             return cls(**given)
         except ValidationError as error:
-            raise ValueError("; ".join(_sentence(e) for e in error.errors())) from None
+            raise UserError("; ".join(_sentence(e) for e in error.errors())) from None
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, given: dict[str, Any]) -> dict[str, Any]:
         """What is not given comes from the preset, the algorithm and the task."""
-        algorithm = ALGORITHMS.get(given.get("algorithm", "ovmse"))
-        name, preset = given.get("task", "2s3z"), given.get("preset", "quick")
-        if algorithm is None or not isinstance(name, str) or preset not in PRESETS:
+        named = {n: given.get(n, cls.model_fields[n].default) for n in ("algorithm", "preset")}
+        name = given.get("task", "2s3z")
+        if not all(isinstance(value, str) for value in (name, *named.values())):
+            return given  # the field's own check says what is wrong
+        algorithm, preset = ALGORITHMS.get(named["algorithm"]), named["preset"]
+        if algorithm is None or preset not in PRESETS:
             return given  # the field's own check says what is wrong
         task = TASKS.get(name, {})
         backend = given.get("backend") or _backends(name)[0]
@@ -261,41 +269,41 @@ class Config(BaseModel):
         """The settings that limit each other."""
         if self.task not in MAPS[self.backend]:
             if allowed := _backends(self.task, ()):
-                raise ValueError(
+                raise UserError(
                     f"backend: got {self.backend!r}, allowed: {', '.join(map(repr, allowed))} for "
                     f"{self.task}"
                 )
             known = ", ".join(map(repr, MAPS[self.backend]))
-            raise ValueError(f"task: got {self.task!r}, allowed: {known}")
+            raise UserError(f"task: got {self.task!r}, allowed: {known}")
         if self.epsilon_end > self.epsilon_start:
-            raise ValueError(
+            raise UserError(
                 f"epsilon_end: got {self.epsilon_end}, allowed: at most "
                 f"epsilon_start = {self.epsilon_start}"
             )
         online = self.batch_size - round(self.mixing_ratio * self.batch_size)
         if self.buffer_episodes < online:
-            raise ValueError(
+            raise UserError(
                 f"buffer_episodes: got {self.buffer_episodes}, allowed: at least the {online} "
                 "online episodes of a batch"
             )
         if self.cql_anneal is not None and not self.online_cql:
-            raise ValueError(
+            raise UserError(
                 f"cql_anneal: got {self.cql_anneal}, allowed: none without online_cql (there is no "
                 "conservative term online)"
             )
         if self.cql_anneal is None and self.cql_end:
-            raise ValueError(f"cql_end: got {self.cql_end}, allowed: 0 without cql_anneal")
+            raise UserError(f"cql_end: got {self.cql_end}, allowed: 0 without cql_anneal")
         if self.cql_anneal is not None and self.cql_end > self.cql_alpha:
-            raise ValueError(
+            raise UserError(
                 f"cql_end: got {self.cql_end}, allowed: at most cql_alpha = {self.cql_alpha}"
             )
         if self.policy_warmup_steps and not ALGORITHMS[self.algorithm].pretrained:
-            raise ValueError(
+            raise UserError(
                 f"policy_warmup_steps: got {self.policy_warmup_steps}, allowed: 0 for "
                 f"{self.algorithm}, which has no offline policy"
             )
         if self.policy_warmup_steps >= self.online_steps:
-            raise ValueError(
+            raise UserError(
                 f"policy_warmup_steps: got {self.policy_warmup_steps}, allowed: less than "
                 f"online_steps = {self.online_steps}"
             )

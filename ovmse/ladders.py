@@ -25,6 +25,7 @@ from ovmse.datasets.hdf5 import write_dataset
 from ovmse.envs import make_env
 from ovmse.envs.base import VectorEnv
 from ovmse.episodes import Episode
+from ovmse.errors import UserError
 from ovmse.method.learner import new_q_function
 from ovmse.method.networks import QFunction
 from ovmse.method.schedules import linear_decay
@@ -57,9 +58,9 @@ LADDER_TRAINING: dict[str, dict[str, Any]] = {
 
 
 def ladder_config(task: str, seed: int) -> Config:
-    """The training behind a ladder; raises ValueError for a task without one."""
+    """The training behind a ladder; raises UserError for a task without one."""
     if task not in LADDER_TRAINING:
-        raise ValueError(f"task: got {task!r}, allowed: {', '.join(LADDER_TRAINING)}")
+        raise UserError(f"task: got {task!r}, allowed: {', '.join(LADDER_TRAINING)}")
     battles = {"test_battles": 96, "long_test_battles": 96}
     return Config.from_parameters(
         algorithm="qmix", task=task, seed=seed, **battles, **LADDER_TRAINING[task]
@@ -72,7 +73,7 @@ def make_ladder(
     """Trains QMIX from scratch, measures its rungs, and puts them in ``folder``.
 
     The training lies in ``work_dir`` and resumes there. ``folder`` gets one safetensors file a
-    rung and ``ladder.json``, which is written last. Raises ValueError for a task without a recipe.
+    rung and ``ladder.json``, which is written last. Raises UserError for a task without a recipe.
     """
     config = ladder_config(task, seed)
     folder, work_dir = Path(folder), Path(work_dir)
@@ -158,7 +159,7 @@ def make_dataset(
     (fewer than ``RUNG_BATTLES`` battles are not checked: chance alone takes them further).
     """
     if quality not in QUALITIES:
-        raise ValueError(f"quality: got {quality!r}, allowed: {', '.join(QUALITIES)}")
+        raise UserError(f"quality: got {quality!r}, allowed: {', '.join(QUALITIES)}")
     config = ladder_config(task, seed)
     folder = Path(ladder_dir) if ladder_dir else ladder_folder(task, config.backend)
     ladder = read_ladder(folder)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ovmse.config import PRESETS, TASKS, Config
+from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS
 
 make = Config.from_parameters
@@ -204,3 +205,17 @@ def test_pretraining_is_shared_by_what_it_does_not_depend_on() -> None:
     other += [{"cql_data_action": True}, {"offline_td_lambda": 0.1}, {"offline_lr": 1e-4}]
     for change in other:
         assert make(preset="tiny", **change).pretraining != base, change
+
+
+@pytest.mark.parametrize("name", [n for n, f in Config.model_fields.items()
+                                  if Config().model_dump()[n] is None
+                                  or type(Config().model_dump()[n]) in (int, float)])  # fmt: skip
+def test_every_number_has_an_upper_bound(name: str) -> None:
+    with pytest.raises(UserError, match=f"^{name}: got 1000000000000000000, allowed: less than"):
+        Config.from_parameters(**{name: 10**18})
+
+
+@pytest.mark.parametrize("name", list(Config.model_fields))
+def test_a_list_is_refused_in_one_sentence(name: str) -> None:
+    with pytest.raises(UserError, match=rf"^{name}: got \[1, 2\], allowed: "):
+        Config.from_parameters(**{name: [1, 2]})

@@ -16,6 +16,7 @@ import pandas as pd
 from analysis.charts import theme
 from analysis.charts.base import csv_data, finish, spread
 from analysis.tables import CLOCK, mean_curves, measured, reference_return
+from ovmse.errors import UserError
 
 HEIGHT = 300
 LABEL_GAP = 19  # pixels between two names at the ends of lines
@@ -88,7 +89,7 @@ def _panel(
     seeds = measured(curves, measure, phase)[["algorithm", "seed", clock, measure]]
     means = mean_curves(curves, measure, phase)
     if means.empty:
-        raise ValueError(f"no {phase} row carries {measure}: nothing to draw yet")
+        raise UserError(f"no {phase} row carries {measure}: nothing to draw yet")
     names = theme.in_order(means.algorithm)
     seeds, means = _drawn(seeds, clock), _drawn(means, clock)
     means["mark"] = 0

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from PIL import ImageColor
 
+from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS
 
 FONT = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
@@ -45,10 +46,10 @@ STYLES: dict[str, Style] = {
 def style(algorithm: str) -> Style:
     """The look of `algorithm` (a name of `ovmse.method.algorithms.ALGORITHMS`).
 
-    Raises `ValueError` on a name without one: a new algorithm needs a colour of its own.
+    Raises `UserError` on a name without one: a new algorithm needs a colour of its own.
     """
     if algorithm not in STYLES:
-        raise ValueError(
+        raise UserError(
             f"no colour for the algorithm {algorithm!r}: add it to STYLES in "
             f"analysis/charts/theme.py (known: {', '.join(STYLES)})"
         )

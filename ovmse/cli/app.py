@@ -13,12 +13,12 @@ import typer
 
 from ovmse.cli.terminal import show_plan, show_runs, show_sweep, show_training, stoppable
 from ovmse.config import Config
-from ovmse.datasets.dataset import DatasetError, data_folder
+from ovmse.datasets.dataset import data_folder
 from ovmse.datasets.hdf5 import load_dataset
+from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS
 from ovmse.runs.files import RUNS
 from ovmse.runs.listing import STATUSES, list_runs, within
-from ovmse.runs.reading import RunError
 from ovmse.sweep.engine import default_workers
 from ovmse.sweep.engine import sweep as run_sweep
 from ovmse.sweep.estimate import estimate
@@ -33,6 +33,7 @@ Task = Annotated[str, typer.Option(help="The map, such as 2s3z.")]
 
 @app.command()
 def train(
+    context: typer.Context,
     run_dir: Annotated[Path, typer.Argument(help="Where the run is kept, and resumed from.")],
     settings: Annotated[
         list[str] | None, typer.Argument(help="Any setting as NAME=VALUE, such as online_lr=3e-4.")
@@ -53,7 +54,12 @@ def train(
     Example: ovmse train runs/mine/ovmse_0 --algorithm ovmse --seed 0 mixing_ratio=0.1
     """
     with one_sentence():
-        given = dict(_setting(text) for text in settings or [])
+        given = settings_given(settings)
+        named = ("algorithm", "task", "dataset", "preset", "seed")
+        for name in given.keys() & set(named):
+            source = context.get_parameter_source(name)
+            if source is not None and source.name == "COMMANDLINE":
+                raise UserError(f"{name}: got it twice, as --{name} and as {name}=")
         config = Config.from_parameters(
             **{"algorithm": algorithm, "task": task, "dataset": dataset, "preset": preset,
                "seed": seed, **given}
@@ -113,7 +119,7 @@ def sweep(
         if scheduler is None:
             workers = workers or default_workers()
         elif workers is not None:
-            raise ValueError("--workers is of this machine; a cluster at --scheduler has its own")
+            raise UserError("--workers is of this machine; a cluster at --scheduler has its own")
         if dry_run:
             cost = estimate(planned, {where.resolve(), RUNS.resolve()}, retry_failed)
             show_plan(planned, cost, workers)
@@ -148,7 +154,7 @@ def runs(
 
     with one_sentence():
         if status is not None and status not in STATUSES:
-            raise ValueError(f"--status: got {status!r}, allowed: {', '.join(STATUSES)}")
+            raise UserError(f"--status: got {status!r}, allowed: {', '.join(STATUSES)}")
         wanted = {"status": status, "algorithm": algorithm, "task": task, "seed": seed}
         found = [
             run
@@ -162,9 +168,7 @@ def runs(
             return
         measured = [run.path for run in found if run.env_steps is not None]
         if not measured:
-            raise ValueError(
-                f"there is nothing to export: no such run in {folder} has measured yet"
-            )
+            raise UserError(f"there is nothing to export: no such run in {folder} has measured yet")
         export(metrics_table(measured), export_to)
         print(f"The measurements of {len(measured)} runs are in {export_to}.")
         if left := len(found) - len(measured):
@@ -197,9 +201,9 @@ def make(
     out = out or data_folder("smax") / f"{task}_{quality}.h5"
     with one_sentence():
         if out.suffix not in (".h5", ".hdf5"):
-            raise ValueError(f"out: got {str(out)!r}, allowed: a file that ends in .h5")
+            raise UserError(f"out: got {str(out)!r}, allowed: a file that ends in .h5")
         if out.exists() and not force:
-            raise ValueError(f"{out} is there already; --force replaces it")
+            raise UserError(f"{out} is there already; --force replaces it")
         show_training(make_dataset(task, quality, out, ladder, episodes, seed))
         card = out.with_suffix(".md")
         write_card(load_dataset(out.resolve()), card)
@@ -225,7 +229,7 @@ def ladder(
     work_dir = work_dir or RUNS / "ladders" / f"{task}_seed{seed}"
     with one_sentence():
         if (out / "ladder.json").exists() and not force:
-            raise ValueError(f"{out} holds a ladder already; --force replaces it")
+            raise UserError(f"{out} holds a ladder already; --force replaces it")
         show_training(make_ladder(task, out, work_dir, seed))
         print(f"The ladder is {out}.")
 
@@ -241,13 +245,23 @@ def info(
         print(json.dumps(dataset_statistics(load_dataset(name)), indent=1))
 
 
+def settings_given(texts: list[str] | None) -> dict[str, str]:
+    """What NAME=VALUE says, each name once."""
+    given: dict[str, str] = {}
+    for name, value in map(_setting, texts or []):
+        if name in given:
+            raise UserError(f"{name}: got it twice")
+        given[name] = value
+    return given
+
+
 def parameters_given(texts: list[str] | None) -> dict[str, Any]:
     """What -p NAME=VALUES says, with values as a grid file has them."""
     given: dict[str, Any] = {}
     for name, value in map(_setting, texts or []):
         if name in given or not value:
             what = "it twice; give a list, such as [0, 1]" if value else "no value"
-            raise ValueError(f"{name}: got {what}")
+            raise UserError(f"{name}: got {what}")
         given[name] = grid_value(name, value)
     return given
 
@@ -255,7 +269,7 @@ def parameters_given(texts: list[str] | None) -> dict[str, Any]:
 def _setting(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise ValueError(f"got {text!r}, allowed: NAME=VALUE, such as seed=1")
+        raise UserError(f"got {text!r}, allowed: NAME=VALUE, such as seed=1")
     return name, value
 
 
@@ -264,7 +278,7 @@ def one_sentence(program: str = "ovmse") -> Iterator[None]:
     """What a user can cause ends in one sentence and exit code 2, without a traceback."""
     try:
         yield
-    except (RunError, DatasetError, ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:

@@ -14,10 +14,11 @@ import numpy as np
 from ovmse.config import did_you_mean
 from ovmse.envs.base import EnvSpec
 from ovmse.episodes import Episode
+from ovmse.errors import UserError
 from ovmse.runs.files import DATA_DIR
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """A dataset that cannot be written or read, in one sentence."""
 
 
@@ -95,6 +96,8 @@ def find_dataset(name_or_path: str | Path, backend: str = "smax") -> Path:
         )
     if path.is_dir():
         raise DatasetError(f"{path} is a folder, not an HDF5 file")
+    if path.exists():
+        raise DatasetError(f"{path} is not a regular file")
     raise DatasetError(f"{path} does not exist")
 
 
@@ -144,6 +147,9 @@ def _sizes_in_words(sizes: dict[str, int]) -> str:
 def checked(where: str, episode: Episode) -> Episode:
     """The episode in the types of memory, none of them a view; raises DatasetError on a value
     that a network or a target could not use."""
+    if not np.isfinite(episode.avail_actions).all():
+        t, agent = np.argwhere(~np.isfinite(episode.avail_actions))[0][:2]
+        raise DatasetError(f"{where}, step {t}: avail_actions of agent {agent} is not a number")
     avail = episode.avail_actions != 0
     without = ~avail.any(2)
     if without.any():

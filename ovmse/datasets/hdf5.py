@@ -296,6 +296,10 @@ def _arrays(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
     size = {"1": 1}  # what each letter stands for, as the first array has it
     for name, axes in AXES.items():
         array, letters = found[name], axes.strip("[]").split(", ")
+        if array.is_virtual:
+            for source in {s.file_name for s in array.virtual_sources()} - {"."}:
+                if not (path.parent / source).is_file():  # it would read as zeros
+                    raise DatasetError(f"{path}: {name} lies in {source}, which is missing")
         if array.dtype.kind not in "biuf":
             raise DatasetError(f"{path}: {name} holds {array.dtype}, allowed: numbers")
         shape = array.shape or ()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ovmse.envs.base import EnvSpec, Frame, Step, Units, VectorEnv
 from ovmse.envs.climb import CLIMB_TASKS, ClimbEnv
 from ovmse.envs.smax import SMAX_MAPS, SmaxEnv
+from ovmse.errors import UserError
 
 # What each backend can play; the first that has a task is the task's default.
 MAPS: dict[str, tuple[str, ...]] = {"smax": SMAX_MAPS, "climb": CLIMB_TASKS}
@@ -17,14 +18,14 @@ _MAKERS: dict[str, Callable[[str, int, int], VectorEnv]] = {"smax": SmaxEnv, "cl
 def make_env(task: str, backend: str = "smax", num_envs: int = 16, seed: int = 0) -> VectorEnv:
     """``num_envs`` battles of ``task`` side by side; the caller closes them, also on an exception.
 
-    Raises ValueError on an unknown backend or task, and on fewer than one battle.
+    Raises UserError on an unknown backend or task, and on fewer than one battle.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"backend: got {backend!r}, allowed: {', '.join(BACKENDS)}")
+        raise UserError(f"backend: got {backend!r}, allowed: {', '.join(BACKENDS)}")
     if task not in MAPS[backend]:
-        raise ValueError(f"task: got {task!r}, allowed: {', '.join(MAPS[backend])}")
+        raise UserError(f"task: got {task!r}, allowed: {', '.join(MAPS[backend])}")
     if num_envs < 1:
-        raise ValueError(f"num_envs: got {num_envs}, allowed: 1 or more")
+        raise UserError(f"num_envs: got {num_envs}, allowed: 1 or more")
     return _MAKERS[backend](task, num_envs, seed)
 
 

@@ -62,15 +62,19 @@ class Learner:
         batch: EpisodeBatch,
         lambda_memory: float | None = None,
         cql_alpha: float | None = None,
+        proposals: bool = False,
     ) -> dict[str, float]:
         """One gradient step on a batch; returns ``loss`` and, with a memory, ``memory_active``.
 
         ``lambda_memory`` is lambda of eq. 5 and needs ``batch.q_offline``; None means no memory.
         ``cql_alpha`` takes the place of the settings' own, where it is annealed.
+        ``proposals``: the target needs ``batch.proposal`` (action proposal).
         ``memory_active`` is the share of filled steps where the memory exceeds the TD target.
         Raises DivergedError, with the weights as they were, if the loss or its gradient is not
         finite or the loss exceeds ``LOSS_LIMIT``.
         """
+        if proposals and batch.proposal is None:
+            raise ValueError("proposals are asked for, but the batch has no proposal")
         s, filled = self.settings, batch.filled
         state = batch.state[:, :-1][filled]  # [M, S], M filled steps
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from ovmse.runs.files import PACKAGE
 
 # Where the code stands that decides a number; what keeps, lists, hands out or shows runs does not.
-LEARNING = ("config.py", "episodes.py", "envs/", "method/", "datasets/", "training/")
+LEARNING = ("errors.py", "config.py", "episodes.py", "envs/", "method/", "datasets/", "training/")
 EXPECTED = "OVMSE_CODE"  # set by a sweep for its kernels
 
 

@@ -10,14 +10,18 @@
 
 A point becomes the last whole one when ``resume.json`` is replaced, which is atomic. Opening an
 unfinished run cuts ``metrics.jsonl`` and ``events.jsonl`` back to that point and drops later
-snapshots. Nothing here is ever pickled.
+snapshots; nothing that the run did not write itself is removed. ``resume.json`` and ``result.json``
+hold the SHA-256 of what lies beside them, and damage is named. Nothing here is ever pickled.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
-import shutil
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +32,15 @@ from torch import Tensor
 
 from ovmse.config import with_defaults
 from ovmse.runs.code import made_by
-from ovmse.runs.files import replacing, write_json
+from ovmse.runs.files import read_json, replacing, write_json
 from ovmse.runs.reading import RunError, stored_config
 
 LINES = ("metrics.jsonl", "events.jsonl")
+# What a run itself writes, and so may remove; whatever else lies there is somebody's.
+_SNAPSHOT = re.compile(r"(online|offline)_(\d{8}|final)\.safetensors")
+_RESUME = re.compile(r"(state|part)_\d+\.safetensors")
+_OURS = rf"(config|resume|result)\.json|fixed\.h5|{_SNAPSHOT.pattern}|{_RESUME.pattern}"
+_TEMPORARY = re.compile(rf"\.({_OURS})\.\d+")
 # In config.json beside the settings: what is noted when the run begins, and never compared.
 NOTED = ("pretrained", "made_by", "continue_with_other_code")
 
@@ -74,31 +83,50 @@ class RunDirectory:
     def _open(self, config: dict[str, Any], notes: dict[str, Any]) -> None:
         known = self.path / "config.json"
         self.finished = (self.path / "result.json").exists()
-        if known.exists():
+        self._point = {} if self.finished else self._read_point()
+        if known.exists() and (self.finished or self._measured()):
             self._require_same(config)
-        else:
+        else:  # nothing to lose: corrected settings take the place of the first ones
             write_json(known, {**config, **notes, "made_by": made_by()})
-        for left in self.path.glob(".*.*"):  # temporaries of a killed process: .NAME.PID
-            if left.suffix[1:].isdigit():
-                left.unlink()
+        for folder in (self.path, self.path / "snapshots", self.path / "resume"):
+            for left in folder.glob(".*"):
+                if _TEMPORARY.fullmatch(left.name):  # of a killed process
+                    left.unlink()
         if self.finished:
+            require_whole(self.path, LINES)
             self._drop_resume_state()
             return
-        self._point = self._read_point()
-        kept = set(self._point["snapshots"])
-        for snapshot in (self.path / "snapshots").iterdir():
-            if snapshot.name not in kept:
-                snapshot.unlink()
-        self._files = {}
+        self._keep_snapshots(set(self._point["snapshots"]))
+        self._files, self._sums = {}, {}
         for name in LINES:
             size = self._point["bytes"].get(name, 0)
-            file = (self.path / name).open("ab")
-            if file.tell() < size:
-                file.close()
+            file = (self.path / name).open("a+b")
+            self._files[name] = file
+            file.seek(0)
+            before = file.read(size)
+            self._sums[name] = hashlib.sha256(before)
+            said = self._point["sums"].get(name)
+            if len(before) < size:
                 raise RunError(f"{self.path / name} is shorter than its resume point: it was cut")
+            if said is not None and self._sums[name].hexdigest() != said:
+                raise RunError(f"{self.path / name} is damaged: it is not what the run wrote")
             file.truncate(size)
             file.seek(0, os.SEEK_END)
-            self._files[name] = file
+
+    def _measured(self) -> bool:
+        """Whether the run has left anything that its settings decide."""
+        lines = [self.path / name for name in LINES]
+        return self.begun or any(file.exists() and file.stat().st_size for file in lines)
+
+    def _keep_snapshots(self, listed: set[str]) -> None:
+        """Snapshots after the last whole point go, and every one before it must be there."""
+        folder = self.path / "snapshots"
+        for snapshot in folder.iterdir():
+            if _SNAPSHOT.fullmatch(snapshot.name) and snapshot.name not in listed:
+                snapshot.unlink()
+        for name in sorted(listed):
+            if not (folder / name).exists():
+                raise RunError(f"{folder / name} is missing, and resume.json lists it")
 
     def _require_same(self, config: dict[str, Any]) -> None:
         stored = stored_config(self.path)
@@ -137,21 +165,31 @@ class RunDirectory:
         write_json(self.path / "config.json", {**stored_config(self.path), **notes})
 
     def _read_point(self) -> dict[str, Any]:
-        path = self.path / "resume.json"
+        path, folder = self.path / "resume.json", self.path / "resume"
         if path.exists():
             try:
-                return json.loads(path.read_text())
-            except ValueError as error:
+                point = json.loads(path.read_text())
+                said = point.pop("sum", None)
+            except (ValueError, AttributeError) as error:
                 raise RunError(f"{path} is damaged ({error})") from None
-        return {"number": 0, "bytes": {}, "snapshots": [], "parts": [], "meta": None}
+            if said != _sum_of(point):
+                raise RunError(f"{path} is damaged: it is not what the run wrote")
+            return point
+        # A process that died at its first point leaves that one's files.
+        later = [f.name for f in folder.glob("*_*.safetensors") if not f.stem.endswith("_1")]
+        if later:
+            raise RunError(f"{path} is missing, but resume/ holds {min(later)}: put it back")
+        return {"number": 0, "bytes": {}, "snapshots": [], "parts": [], "sums": {}, "meta": None}
 
     # Writing.
 
     def append(self, name: str, record: dict[str, Any]) -> None:
         """One line to ``metrics.jsonl`` or ``events.jsonl``."""
         line = json.dumps(record, allow_nan=False, separators=(", ", ": "))
-        self._files[name].write(line.encode() + b"\n")
+        written = line.encode() + b"\n"
+        self._files[name].write(written)
         self._files[name].flush()
+        self._sums[name].update(written)
 
     def snapshot(self, name: str, tensors: dict[str, Tensor]) -> None:
         """``snapshots/{name}.safetensors``."""
@@ -175,27 +213,32 @@ class RunDirectory:
         folder.mkdir(exist_ok=True)
         parts = self._point["parts"]
         parts = parts[max(0, len(parts) - keep_parts) :]
+        state = f"state_{number}.safetensors"
         if part is not None:
             write_tensors(folder / f"part_{number}.safetensors", part)
             parts = [*parts, number]
-        write_tensors(folder / f"state_{number}.safetensors", tensors)
+        write_tensors(folder / state, tensors)
+        names = [f"part_{p}.safetensors" for p in parts]
+        known = self._point["sums"]
+        sums = {name: known.get(name) or checksum(folder / name) for name in names}
+        sums[state] = checksum(folder / state)
         sizes = {}
         for name, file in self._files.items():
             os.fsync(file.fileno())
-            sizes[name] = file.tell()
-        snapshots = sorted(p.name for p in (self.path / "snapshots").glob("*.safetensors"))
+            sizes[name], sums[name] = file.tell(), self._sums[name].hexdigest()
         point = {
             "number": number,
             "bytes": sizes,
-            "snapshots": snapshots,
+            "snapshots": sorted(p.name for p in _snapshots(self.path)),
             "parts": parts,
+            "sums": sums,
             "meta": meta,
         }
-        write_json(self.path / "resume.json", point)
+        point = json.loads(json.dumps(point))
+        write_json(self.path / "resume.json", {**point, "sum": _sum_of(point)})
         self._point = point
-        keep = {f"state_{number}.safetensors"} | {f"part_{p}.safetensors" for p in parts}
         for old in folder.iterdir():
-            if old.name not in keep:
+            if _RESUME.fullmatch(old.name) and old.name not in (state, *names):
                 old.unlink()
 
     def load_point(
@@ -205,21 +248,38 @@ class RunDirectory:
         point, folder = self._point, self.path / "resume"
         if point["meta"] is None:
             return None
-        tensors = read_tensors(folder / f"state_{point['number']}.safetensors")
-        parts = [read_tensors(folder / f"part_{p}.safetensors") for p in point["parts"]]
-        return point["meta"], tensors, parts
+        names = [f"part_{p}.safetensors" for p in point["parts"]]
+        state, *parts = (
+            self._whole(folder / name) for name in (f"state_{point['number']}.safetensors", *names)
+        )
+        return point["meta"], state, parts
+
+    def _whole(self, path: Path) -> dict[str, Tensor]:
+        """A part of the resume state, if it is what the run wrote."""
+        tensors = read_tensors(path)
+        if checksum(path) != self._point["sums"].get(path.name):
+            raise RunError(f"{path} is damaged: it is not what the run wrote")
+        return tensors
 
     def finish(self, result: dict[str, Any]) -> None:
         """Marks the run finished and drops the resume state."""
         for file in self._files.values():
             os.fsync(file.fileno())
-        write_json(self.path / "result.json", result)
+        kept = [self.path / name for name in LINES]
+        kept += [*_snapshots(self.path), *self.path.glob("*.h5")]
+        sums = {str(file.relative_to(self.path)): checksum(file) for file in kept}
+        write_json(self.path / "result.json", {**result, "files": sums})
         self.finished = True
         self._drop_resume_state()
 
     def _drop_resume_state(self) -> None:
         (self.path / "resume.json").unlink(missing_ok=True)
-        shutil.rmtree(self.path / "resume", ignore_errors=True)
+        folder = self.path / "resume"
+        for file in folder.glob("*"):
+            if _RESUME.fullmatch(file.name):
+                file.unlink()
+        with contextlib.suppress(OSError):  # it is not there, or holds something else
+            folder.rmdir()
 
     def close(self) -> None:
         """Releases the directory for other processes."""
@@ -257,11 +317,42 @@ def _strangers(path: Path) -> list[str]:
     ]
 
 
+def require_whole(path: Path, names: Iterable[str] | None = None) -> None:
+    """Raises RunError if a file of a finished run, by default any, is not as it was written.
+
+    Runs of earlier versions did not write down what they should be.
+    """
+    said = read_json(path / "result.json").get("files", {})
+    for name in said if names is None else [n for n in names if n in said]:
+        file = path / name
+        if not file.is_file():
+            raise RunError(f"{file} is missing, and result.json lists it")
+        if checksum(file) != said[name]:
+            raise RunError(f"{file} is damaged: it is not what the run wrote")
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sum_of(point: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(point, sort_keys=True).encode()).hexdigest()
+
+
+def _snapshots(path: Path) -> list[Path]:
+    return [f for f in (path / "snapshots").iterdir() if _SNAPSHOT.fullmatch(f.name)]
+
+
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """safetensors, atomically."""
     whole = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        safetensors.torch.save_file(whole, temporary)
+        try:
+            safetensors.torch.save_file(whole, temporary)
+        except safetensors.SafetensorError as error:  # such as a full disk
+            raise RunError(f"{path} cannot be written ({error})") from error
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ovmse.config import with_defaults
-from ovmse.runs.files import folders_with
+from ovmse.errors import UserError
+from ovmse.runs.files import folders_with, read_json
 
 # Settings that older runs know by another name.
 RENAMED = {
@@ -17,7 +18,7 @@ RENAMED = {
 }
 
 
-class RunError(RuntimeError):
+class RunError(UserError):
     """A run directory that cannot be used, in one sentence."""
 
 
@@ -69,15 +70,30 @@ def stored_config(path: str | Path) -> dict[str, Any]:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl``. A last line that is still being written is left out."""
+    """The rows of ``metrics.jsonl``. A last line that is still being written is left out. Raises
+    RunError if a row is no JSON object."""
     try:
         text = (Path(path) / "metrics.jsonl").read_text()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"{path} holds no readable metrics.jsonl ({error})") from None
-    return [json.loads(line) for line in text.split("\n")[:-1]]
+    rows = []
+    for number, line in enumerate(text.split("\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise RunError(f"{path}/metrics.jsonl is damaged: line {number} is no JSON object")
+        rows.append(row)
+    return rows
 
 
 def snapshot_steps(path: str | Path) -> list[tuple[int, Path]]:
-    """``(env_steps, file)`` of the online snapshots of a run, in order."""
+    """``(env_steps, file)`` of the online snapshots of a run, in order. Raises RunError where a
+    finished run lacks one that its ``result.json`` lists."""
     files = sorted((Path(path) / "snapshots").glob("online_*.safetensors"))
+    listed = read_json(Path(path) / "result.json").get("files", {})
+    there = {f"snapshots/{file.name}" for file in files}
+    if gone := sorted(n for n in listed if n.startswith("snapshots/online_") and n not in there):
+        raise RunError(f"{path} lacks {gone[0]}, which its result.json lists")
     return [(int(file.stem.removeprefix("online_")), file) for file in files]

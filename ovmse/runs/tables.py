@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from ovmse.config import Config, uses_data
+from ovmse.errors import UserError
 from ovmse.runs.files import replacing
 from ovmse.runs.reading import read_config, read_metrics
 
@@ -60,12 +61,12 @@ def metrics_table(paths: Iterable[str | Path]) -> pd.DataFrame:
 
 
 def export(table: pd.DataFrame, path: Path) -> None:
-    """Writes a table as Parquet, atomically; raises ValueError for another kind of file."""
+    """Writes a table as Parquet, atomically; raises UserError for another kind of file."""
     if path.suffix != ".parquet":
-        raise ValueError(f"--export: got {path.name!r}, allowed: a name that ends in .parquet")
+        raise UserError(f"--export: got {path.name!r}, allowed: a name that ends in .parquet")
     try:
         with replacing(path) as temporary:
             table.to_parquet(temporary, index=False)
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else error
-        raise ValueError(f"--export: {path} cannot be written ({why})") from None
+        raise UserError(f"--export: {path} cannot be written ({why})") from None

@@ -32,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ovmse.config import Config, did_you_mean
 from ovmse.datasets.dataset import DatasetError, dataset_path, file_checksum, ladder_folder
 from ovmse.datasets.hdf5 import require_source
+from ovmse.errors import UserError
 from ovmse.runs.code import checksums, learning_code_key
 from ovmse.runs.files import PROJECT, from_project
 from ovmse.sweep.fingerprint import fingerprint
@@ -90,28 +91,28 @@ class Plan:
 
 
 def load_grid(path: str | Path) -> Grid:
-    """Reads a grid file; raises ValueError with one sentence if it is not well-formed."""
+    """Reads a grid file; raises UserError with one sentence if it is not well-formed."""
     path = Path(path)
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read ({error})") from None
+        raise UserError(f"{path} cannot be read ({error})") from None
     try:
         content = yaml.load(text, _StrictLoader)
     except YAML_ERRORS as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: got {_short(content)}, allowed: notebook, parameters, zip, ...")
+        raise UserError(f"{path}: got {_short(content)}, allowed: notebook, parameters, zip, ...")
     for name in content:
         if name not in set(Grid.model_fields) - {"path"}:
             known = sorted(set(Grid.model_fields) - {"path"})
-            raise ValueError(f"{path}: there is no entry {name!r}{did_you_mean(str(name), known)}")
+            raise UserError(f"{path}: there is no entry {name!r}{did_you_mean(str(name), known)}")
     try:
         return Grid(**content, path=path)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ValueError(
+        raise UserError(
             f"{path}: {where}: got {_short(first['input'])}, {first['msg'].lower()}"
         ) from None
 
@@ -121,7 +122,7 @@ def grid_value(name: str, text: str) -> Any:
     try:
         return yaml.load(text, _StrictLoader)
     except YAML_ERRORS:
-        raise ValueError(f"{name}: got {text!r}, allowed: a value, a range or a list") from None
+        raise UserError(f"{name}: got {text!r}, allowed: a value, a range or a list") from None
 
 
 def plan(
@@ -143,7 +144,7 @@ def plan(
     axes = _axes(parameters, groups)
     count = math.prod(len(axis) for axis in axes)
     if count > max_runs:
-        raise ValueError(
+        raise UserError(
             f"{grid.path}: the grid has {count:,} runs, allowed: at most {max_runs:,} "
             "(--max-runs allows more)"
         )
@@ -157,9 +158,9 @@ def plan(
         label = ", ".join(_say(name, settings[name]) for name in varied)
         runs.append(builder.run(settings, label))
     if len({run.folder for run in runs}) < len(runs):
-        raise ValueError(f"{grid.path}: two of the runs are the same; give every value once")
+        raise UserError(f"{grid.path}: two of the runs are the same; give every value once")
     for name in _twice(grid.then):
-        raise ValueError(f"{grid.path}: then: {name!r} stands twice")
+        raise UserError(f"{grid.path}: then: {name!r} stands twice")
     last = [_last_run(name, grid.path, runs, code) for name in grid.then]
     return Plan(home, runs, last, tuple(sorted(builder.datasets)))
 
@@ -179,9 +180,9 @@ class _Builder:
         known = [*self.defaults, *(Config.model_fields if self.trains else [])]
         for name in settings:
             if name == "run_dir" and self.trains:
-                raise ValueError(f"{name} is set by the sweep; leave it out of the grid")
+                raise UserError(f"{name} is set by the sweep; leave it out of the grid")
             if name not in known:
-                raise ValueError(
+                raise UserError(
                     f"{self.notebook.name} has no parameter {name!r}{did_you_mean(name, known)}"
                 )
         parameters = {**self.defaults, **settings}
@@ -216,7 +217,7 @@ class _Builder:
                 self.sources[asked] = str(path.resolve())
                 self.datasets[self.sources[asked]] = file_checksum(path)
         except DatasetError as error:
-            raise ValueError(f"{error}{_how_to_make(config)}") from None
+            raise UserError(f"{error}{_how_to_make(config)}") from None
         return self.datasets[self.sources[asked]]
 
 
@@ -246,7 +247,7 @@ def _last_run(name: str, grid: Path, runs: list[NotebookRun], code: str) -> Note
     """A notebook over these runs. What it shows is made by ``analysis`` too, so that counts."""
     notebook = _find_notebook(name, grid)
     if "runs" not in parameters_cell(notebook):
-        raise ValueError(f"then: {notebook.name} has no parameter 'runs'")
+        raise UserError(f"then: {notebook.name} has no parameter 'runs'")
     shows = code_checksum(notebook), checksums(PROJECT / "analysis")
     key = _key(*shows, code, [run.folder.name for run in runs])
     folder = runs[0].folder.parent / f"{notebook.stem}_{key}"
@@ -260,7 +261,7 @@ def _find_notebook(name: str, grid: Path) -> Path:
     folder = PROJECT / "notebooks"
     if not (folder / f"{name}.ipynb").exists():
         known = sorted(p.stem for p in folder.glob("*.ipynb"))
-        raise ValueError(
+        raise UserError(
             f"there is no notebook {name!r} in notebooks/, which holds {', '.join(known)}"
             " (a path that ends in .ipynb is allowed too)"
         )
@@ -272,7 +273,7 @@ def _scale(grid: Grid, name: str | None) -> Scale:
         return next(iter(grid.scales.values()), Scale())
     if name not in grid.scales:
         known = ", ".join(grid.scales) or "none: the grid has no scales"
-        raise ValueError(f"--scale: got {name!r}, allowed: {known}")
+        raise UserError(f"--scale: got {name!r}, allowed: {known}")
     return grid.scales[name]
 
 
@@ -287,10 +288,10 @@ def _axes(
         lengths = {name: len(values) for name, values in columns.items()}
         if len(set(lengths.values())) != 1:
             said = ", ".join(f"{name} {n}" for name, n in lengths.items()) or "nothing"
-            raise ValueError(f"zip: lists of a group must be equally long, got {said}")
+            raise UserError(f"zip: lists of a group must be equally long, got {said}")
         for name in group:
             if name in parameters or name in seen:
-                raise ValueError(f"{name} is given twice: in a zip group and elsewhere")
+                raise UserError(f"{name} is given twice: in a zip group and elsewhere")
         seen |= set(group)
         axes.append(_Axis(columns))
     return [_Axis({name: _values(name, v)}) for name, v in parameters.items()] + axes
@@ -313,9 +314,9 @@ def _values(name: str, value: Any) -> Sequence[Any]:
     """The values of a parameter: of a list, of a range such as 0..5, or a single one."""
     if isinstance(value, list):
         if not value:
-            raise ValueError(f"{name}: got an empty list, allowed: at least one value")
+            raise UserError(f"{name}: got an empty list, allowed: at least one value")
         if any(isinstance(_range(name, v), range) for v in value):
-            raise ValueError(f"{name}: got a range within a list, allowed: one or the other")
+            raise UserError(f"{name}: got a range within a list, allowed: one or the other")
         return [_scalar(name, v) for v in value]
     span = _range(name, value)
     return span if isinstance(span, range) else [_scalar(name, value)]
@@ -326,15 +327,13 @@ def _range(name: str, value: Any) -> range | None:
         return None
     ends = re.fullmatch(r"\s*(\d{1,18})\s*\.\.\s*(\d{1,18})\s*", value)
     if not ends or int(ends[1]) > int(ends[2]):
-        raise ValueError(f"{name}: got {value!r}, allowed: a range such as 0..5")
+        raise UserError(f"{name}: got {value!r}, allowed: a range such as 0..5")
     return range(int(ends[1]), int(ends[2]) + 1)
 
 
 def _scalar(name: str, value: Any) -> Any:
     if value is not None and not isinstance(value, str | int | float | bool):
-        raise ValueError(
-            f"{name}: got {_short(value)}, allowed: a number, a text or a list of them"
-        )
+        raise UserError(f"{name}: got {_short(value)}, allowed: a number, a text or a list of them")
     return value
 
 

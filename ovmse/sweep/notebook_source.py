@@ -8,17 +8,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ovmse.errors import UserError
+
 
 def assigned(source: str) -> dict[str, Any]:
     """The names that Python code assigns at its top level, with their literal values.
 
-    A value that is not a literal is None. Raises ValueError if it is not Python.
+    A value that is not a literal is None. Raises UserError if it is not Python.
     """
     values: dict[str, Any] = {}
     try:
         body = ast.parse(source).body
     except SyntaxError as error:
-        raise ValueError(f"the parameters are not plain Python ({error.msg})") from None
+        raise UserError(f"the parameters are not plain Python ({error.msg})") from None
     for statement in body:
         if isinstance(statement, ast.Assign):
             targets = statement.targets
@@ -35,11 +37,11 @@ def assigned(source: str) -> dict[str, Any]:
 
 
 def parameters_cell(path: Path) -> dict[str, Any]:
-    """Names and defaults in the cell tagged `parameters`; raises ValueError if there is none."""
+    """Names and defaults in the cell tagged `parameters`; raises UserError if there is none."""
     for cell in _code_cells(path):
         if "parameters" in cell.get("metadata", {}).get("tags", []):
             return assigned("".join(cell["source"]))
-    raise ValueError(f"{path} has no cell tagged 'parameters'")
+    raise UserError(f"{path} has no cell tagged 'parameters'")
 
 
 def code_checksum(path: Path) -> str:
@@ -54,6 +56,6 @@ def _code_cells(path: Path) -> list[Any]:
         cells = json.loads(path.read_text())["cells"]
         return [cell for cell in cells if cell["cell_type"] == "code"]
     except OSError as error:
-        raise ValueError(f"there is no notebook {path} ({error.strerror})") from None
+        raise UserError(f"there is no notebook {path} ({error.strerror})") from None
     except (ValueError, LookupError, TypeError):
-        raise ValueError(f"{path} is not a notebook of format 4") from None
+        raise UserError(f"{path} is not a notebook of format 4") from None

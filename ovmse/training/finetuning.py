@@ -16,12 +16,13 @@ from ovmse.datasets.hdf5 import load_dataset
 from ovmse.envs import make_env
 from ovmse.envs.base import VectorEnv
 from ovmse.episodes import Episode
+from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS
 from ovmse.method.learner import DivergedError
 from ovmse.method.networks import QFunction
 from ovmse.method.schedules import linear_decay
 from ovmse.runs.code import require_expected_code
-from ovmse.runs.directory import RunDirectory, read_tensors
+from ovmse.runs.directory import RunDirectory, read_tensors, require_whole
 from ovmse.runs.reading import read_metrics
 from ovmse.training.phase import (
     FINAL_SNAPSHOT,
@@ -56,7 +57,7 @@ def finetune(
     row, at 0 environment steps, is measured before any online update.
     """
     if ALGORITHMS[config.algorithm].pretrained and pretrained is None:
-        raise ValueError(f"{config.algorithm} starts from a pre-training, and none is given")
+        raise UserError(f"{config.algorithm} starts from a pre-training, and none is given")
     total, unit = config.online_steps, "environment steps"
     with ExitStack() as stack:
 
@@ -130,6 +131,7 @@ class OnlinePhase:
 
     def _load_pretrained(self, directory: Path) -> QFunction | None:
         """Starts from the offline phase; the frozen network that the target asks, if it does."""
+        require_whole(directory)
         path = directory / "snapshots" / f"{FINAL_SNAPSHOT}.safetensors"
         learner = self.learner
         load_weights(learner.q, path, "q.")
@@ -202,7 +204,9 @@ class OnlinePhase:
     def _update(self) -> None:
         batch = self.buffer.sample().to(self.config.device)
         try:
-            stats = self.learner.update(batch, self.lambda_memory, self.cql_weight)
+            stats = self.learner.update(
+                batch, self.lambda_memory, self.cql_weight, self.target == "action_proposal"
+            )
         except DivergedError as error:
             raise stopped(error, f"environment step {self.env_steps}", self.run) from None
         self.recorder.update(stats)
@@ -268,7 +272,7 @@ class OnlinePhase:
         try:
             self._restore(*point)
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise foreign_point(self.run, error) from None
+            raise foreign_point(self.run, error) from error
         return True
 
     def _restore(

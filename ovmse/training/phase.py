@@ -19,6 +19,7 @@ from ovmse.datasets.dataset import Dataset, dataset_path
 from ovmse.datasets.hdf5 import load_dataset
 from ovmse.envs.base import EnvSpec, VectorEnv
 from ovmse.episodes import Episode, EpisodeBatch
+from ovmse.errors import UserError
 from ovmse.method.learner import DivergedError, Learner, UpdateSettings, new_q_function
 from ovmse.method.networks import QFunction
 from ovmse.runs.code import made_by
@@ -130,16 +131,16 @@ def online_settings(c: Config) -> UpdateSettings:
 
 
 def require_device(c: Config) -> None:
-    """Raises ValueError if the config's device is not there."""
+    """Raises UserError if the config's device is not there."""
     if c.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: got 'cuda', allowed: 'cpu' (no CUDA device is present here)")
+        raise UserError("device: got 'cuda', allowed: 'cpu' (no CUDA device is present here)")
 
 
 def open_dataset(c: Config, spec: EnvSpec, per_batch: int) -> Dataset:
-    """The config's dataset; raises ValueError if it holds fewer episodes than a batch takes."""
+    """The config's dataset; raises UserError if it holds fewer episodes than a batch takes."""
     dataset = load_dataset(dataset_path(c.task, c.dataset, c.backend), spec)
     if len(dataset.episodes) < per_batch:
-        raise ValueError(
+        raise UserError(
             f"batch_size: a batch takes {per_batch} episodes of {dataset.path.name}, "
             f"which holds {len(dataset.episodes)}"
         )

@@ -62,7 +62,7 @@ def _learn(config: Config, run: RunDirectory, env: VectorEnv) -> Iterator[Progre
             learner.load_state_dict(tensors)
             rng.bit_generator.state, clock.spent = meta["rng"], meta["wall_s"]
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise foreign_point(run, error) from None
+            raise foreign_point(run, error) from error
     losses: list[float] = []
     yield Progress("offline", learner.updates, total, "updates")
     while learner.updates < total:

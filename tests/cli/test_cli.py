@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from ovmse.cli.app import app
+from ovmse.cli.app import app, one_sentence
+from ovmse.errors import UserError
 from ovmse.runs.reading import read_config, read_metrics
 
 TINY = ["--preset", "tiny", "offline_updates=2", "online_steps=256", "num_envs=8"]
@@ -38,6 +41,11 @@ def test_train_runs_and_a_second_time_only_reads(tmp_path: Path, dataset_file: P
             ["--dataset", "none"],
             "dataset: got 'none', allowed for 2s3z on smax: 'medium', 'medium_",
         ),
+        (["threads=100000"], "threads: got '100000', allowed: less than or equal to 256"),
+        (["num_envs=100000000000000"], "num_envs: got '100000000000000', allowed: less than"),
+        (["algorithm=[ovmse]"], "algorithm: got '[ovmse]', allowed: 'ovmse'"),
+        (["--seed", "1", "seed=2"], "seed: got it twice, as --seed and as seed="),
+        (["gamma=0.9", "gamma=0.8"], "gamma: got it twice"),
         (["--dataset", "2s3z_medium"], "no 2s3z_2s3z_medium.h5); did you mean 'medium'?"),
     ],
 )
@@ -49,6 +57,14 @@ def test_a_wrong_setting_is_one_sentence(
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_an_error_of_ours_keeps_its_traceback() -> None:
+    """What numpy and torch raise is no user's sentence."""
+    with pytest.raises(ValueError, match="be broadcast"), one_sentence():
+        np.zeros(3) + np.zeros(2)
+    with pytest.raises(typer.Exit), one_sentence():
+        raise UserError("got this, allowed: that")
 
 
 def test_info_prints_the_statistics(dataset_file: Path) -> None:

@@ -355,6 +355,43 @@ def test_provenance_that_is_no_attribute(
     assert not list(tmp_path.iterdir())
 
 
+def test_what_lies_in_a_file_that_is_gone_is_refused(file: Path, tmp_path: Path) -> None:
+    """HDF5 reads the missing source of a virtual array as zeros."""
+    with h5py.File(file) as stored:
+        shape, dtype = stored["reward"].shape, stored["reward"].dtype
+        whole = {name: stored[name][:] for name in stored}
+    source = tmp_path / "elsewhere.h5"
+    with h5py.File(source, "w") as other:
+        other["reward"] = whole.pop("reward")
+    layout = h5py.VirtualLayout(shape, dtype)
+    layout[:] = h5py.VirtualSource(source.name, "reward", shape)
+    virtual = tmp_path / "virtual.h5"
+    with h5py.File(virtual, "w") as out:
+        for name, array in whole.items():
+            out[name] = array
+        out.create_virtual_dataset("reward", layout)
+    assert load_dataset(virtual).transitions == load_dataset(file).transitions
+    source.unlink()
+    assert "reward lies in elsewhere.h5, which is missing" in refusal(virtual)
+
+
+def test_an_availability_that_is_no_number_is_refused(file: Path) -> None:
+    def change(stored: h5py.File) -> None:
+        avail = stored["avail_actions"][:].astype(np.float32)
+        avail[1, 0, 1, 2] = np.nan
+        del stored["avail_actions"]
+        stored["avail_actions"] = avail
+
+    assert "episode 1, step 0: avail_actions of agent 1 is not a number" in refusal(
+        edit(file, change)
+    )
+
+
+def test_what_is_no_regular_file_is_called_so(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.h5")
+    assert refusal(tmp_path / "pipe.h5").endswith("pipe.h5 is not a regular file")
+
+
 # Names and paths.
 
 

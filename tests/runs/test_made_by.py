@@ -163,7 +163,7 @@ def test_a_default_of_today_fills_in_what_a_finished_run_lacks(
 def test_other_code_may_go_on_with_a_pre_training_too(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run stopped while it was pre-training: allowed to go on, it pre-trains itself."""
+    """A run stopped while it was pre-training measured nothing: other code pre-trains itself."""
     run = tmp_path / "run"
     events = train(config, run)
     while next(events).done < 5:
@@ -172,10 +172,8 @@ def test_other_code_may_go_on_with_a_pre_training_too(
     other = {**made_by(), "code": "0ther000"}
     for place in ("sharing", "directory"):
         monkeypatch.setattr(f"ovmse.runs.{place}.made_by", lambda: other)
-    with pytest.raises(RunError, match="begun by other learning code"):
-        list(train(config, run))
-    list(train(config.model_copy(update={"continue_with_other_code": True}), run))
-    assert (run / "result.json").exists()
+    list(train(config, run))
+    assert (run / "result.json").exists() and read_config(run)["made_by"] == other
     first, second = (tmp_path / "pretrain").iterdir()  # each belongs to the code that made it
     assert sum((place / "result.json").exists() for place in (first, second)) == 1
 
@@ -203,3 +201,18 @@ def test_a_damaged_record_of_what_made_a_run_is_one_sentence(
         begin(config, run)
     with pytest.raises(RunError, match="made_by is .*, allowed: an object of texts"):
         metrics_table([run])
+
+
+@pytest.mark.parametrize("name", ["fixed.h5", "snapshots/offline_final.safetensors"])
+def test_a_damaged_pre_training_is_refused(config: Config, tmp_path: Path, name: str) -> None:
+    list(train(config, tmp_path / "one"))
+    (pretrained,) = (tmp_path / "pretrain").iterdir()
+    file = pretrained / name
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(RunError, match=rf"{name} is damaged"):
+        list(train(config, tmp_path / "two"))
+    file.unlink()
+    with pytest.raises(RunError, match=rf"{name} is missing, and result.json lists it"):
+        list(train(config, tmp_path / "two"))

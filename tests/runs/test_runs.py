@@ -18,7 +18,6 @@ import pytest
 import torch
 from conftest import ROOT
 from reference import SMALL
-from safetensors import SafetensorError
 
 from ovmse.method.learner import new_q_function
 from ovmse.runs.directory import RunDirectory, read_tensors, write_tensors
@@ -142,7 +141,8 @@ def test_numbers_that_json_lacks_are_refused(tmp_path: Path) -> None:
 
 
 def test_other_settings_are_named(tmp_path: Path) -> None:
-    RunDirectory(tmp_path, CONFIG).close()
+    with RunDirectory(tmp_path, CONFIG) as run:
+        run.append("metrics.jsonl", {"env_steps": 0})
     before = files(tmp_path)
     with pytest.raises(
         RunError, match=r"other settings: seed 3 not 4, gamma 0.99 not 0.5; choose another"
@@ -152,6 +152,104 @@ def test_other_settings_are_named(tmp_path: Path) -> None:
         RunDirectory(tmp_path, {**CONFIG, "extra": 1})
     assert files(tmp_path) == before
     RunDirectory(tmp_path, CONFIG).close()  # the refusals left no lock
+
+
+def test_a_run_in_which_nothing_was_measured_takes_corrected_settings(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path, CONFIG) as run:
+        assert run.load_point() is None
+    with RunDirectory(tmp_path, {**CONFIG, "seed": 4}) as run:
+        work(run, 0)
+    assert read_config(tmp_path)["seed"] == 4
+    with pytest.raises(RunError, match="other settings: seed 4 not 3"):
+        RunDirectory(tmp_path, CONFIG)
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """An unfinished run with two points."""
+    with RunDirectory(tmp_path / "run", CONFIG) as run:
+        work(run, 0)
+        work(run, 1)
+    return tmp_path / "run"
+
+
+def open_and_load(path: Path) -> None:
+    with RunDirectory(path, CONFIG) as run:
+        run.load_point()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resume.json", "resume/state_2.safetensors", "resume/part_1.safetensors",
+     "resume/part_2.safetensors", "metrics.jsonl", "events.jsonl"],
+)  # fmt: skip
+def test_a_flipped_bit_is_refused_by_name(whole: Path, name: str) -> None:
+    open_and_load(whole)
+    data = bytearray((whole / name).read_bytes())
+    for at in {0, len(data) // 2, len(data) - 2}:
+        damaged = data.copy()
+        damaged[at] ^= 1
+        (whole / name).write_bytes(damaged)
+        with pytest.raises(RunError, match=rf"{name} is (damaged|not a readable)"):
+            open_and_load(whole)
+    (whole / name).write_bytes(data)
+    open_and_load(whole)
+
+
+def test_what_a_run_lists_and_is_not_there_is_said(whole: Path) -> None:
+    snapshot = whole / "snapshots/online_00000000.safetensors"
+    snapshot.rename(whole / "elsewhere")
+    with pytest.raises(RunError, match="online_00000000.safetensors is missing, and resume.json"):
+        open_and_load(whole)
+    (whole / "elsewhere").rename(snapshot)
+    point = (whole / "resume.json").read_bytes()
+    (whole / "resume.json").unlink()
+    before = files(whole)
+    with pytest.raises(RunError, match="resume.json is missing, but resume/ holds"):
+        open_and_load(whole)
+    assert files(whole) == before
+    (whole / "resume.json").write_bytes(point)
+    with RunDirectory(whole, CONFIG) as run:
+        run.finish({})
+    snapshot.unlink()
+    with pytest.raises(RunError, match=r"lacks snapshots/online_00000000.safetensors, which its"):
+        snapshot_steps(whole)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
+def test_a_finished_run_is_as_it_was_written(whole: Path, name: str) -> None:
+    with RunDirectory(whole, CONFIG) as run:
+        run.finish({})
+    RunDirectory(whole, CONFIG).close()
+    (whole / name).write_bytes((whole / name).read_bytes().replace(b"1", b"7"))
+    with pytest.raises(RunError, match=rf"{name} is damaged"):
+        RunDirectory(whole, CONFIG)
+
+
+def test_a_row_that_is_none_is_named(whole: Path) -> None:
+    (whole / "metrics.jsonl").write_text('{"env_steps": 0}\nnull\n')
+    with pytest.raises(RunError, match=r"metrics.jsonl is damaged: line 2 is no JSON object"):
+        read_metrics(whole)
+
+
+MINE = ["snapshots/best.safetensors", "snapshots/notes.txt", ".notes.2026", "resume/mine.txt",
+        "snapshots/.picture.2026", "resume/state.safetensors"]  # fmt: skip
+
+
+def test_only_what_a_run_made_itself_is_removed(whole: Path) -> None:
+    for name in MINE:
+        (whole / name).write_text("mine")
+    ours = [".resume.json.123", "snapshots/.online_00000002.safetensors.9",
+            "snapshots/online_00000007.safetensors"]  # fmt: skip
+    for name in ours:
+        (whole / name).write_text("of a killed process")
+    with RunDirectory(whole, CONFIG) as run:
+        work(run, 2)
+        run.finish({})
+    RunDirectory(whole, CONFIG).close()
+    assert all((whole / name).read_text() == "mine" for name in MINE)
+    assert not any((whole / name).exists() for name in ours)
+    assert not (whole / "resume/state_3.safetensors").exists()
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "snapshots/of_something_else.png"])
@@ -243,7 +341,7 @@ def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None
     with files_of_at_most(4_096):
         with pytest.raises(OSError):
             write_json(tmp_path / "a.json", {"new": "x" * 100_000})
-        with pytest.raises((OSError, SafetensorError)):
+        with pytest.raises(RunError, match=r"safetensors cannot be written \("):
             write_tensors(tmp_path / "b.safetensors", big)
     assert files(tmp_path) == before  # and no temporary file is left
     with pytest.raises(TypeError):
@@ -256,7 +354,10 @@ def test_a_point_that_fails_half_way_leaves_the_last_one(tmp_path: Path) -> None
         work(run, 0)
         work(run, 1)
         run.append("metrics.jsonl", {"env_steps": 2})
-        with files_of_at_most(4_096), pytest.raises((OSError, SafetensorError)):
+        with (
+            files_of_at_most(4_096),
+            pytest.raises(RunError, match=r"safetensors cannot be written \("),
+        ):
             run.save_point({"number": 2}, {"weights": torch.zeros(50_000)}, tensors(2), 5)
     with RunDirectory(tmp_path, CONFIG) as run:
         meta, state, parts = run.load_point()
