@@ -34,7 +34,7 @@ from ovmse.method.learner import Learner, new_q_function
 from ovmse.method.networks import QFunction
 from ovmse.method.schedules import linear_decay
 from ovmse.runs.code import made_by
-from ovmse.runs.directory import RunDirectory, read_tensors
+from ovmse.runs.directory import RunDirectory, _sum_of, read_tensors
 from ovmse.runs.reading import RunError, read_config, read_metrics, snapshot_steps
 from ovmse.runs.sharing import pretrain_directory
 from ovmse.training.finetuning import OnlinePhase
@@ -457,11 +457,11 @@ def test_proposals_are_the_offline_policys_and_made_once(
     update, greedy_actions = Learner.update, QFunction.greedy_actions
 
     def listen(
-        self: Learner, batch: EpisodeBatch, weight: float | None, alpha: float | None
+        self: Learner, batch: EpisodeBatch, weight: float | None, alpha: float | None, by_it: bool
     ) -> dict:
-        assert weight is None and alpha is None and batch.q_offline is None
+        assert weight is None and alpha is None and batch.q_offline is None and by_it
         batches.append(batch)
-        return update(self, batch, weight, alpha)
+        return update(self, batch, weight, alpha, by_it)
 
     def count(self: QFunction, batch: EpisodeBatch) -> torch.Tensor:
         proposed.append(len(batch.lengths))
@@ -513,10 +513,11 @@ def test_updates_get_the_mixture_the_schedule_and_the_memory(
     update = Learner.update
 
     def listen(
-        self: Learner, batch: EpisodeBatch, weight: float | None, alpha: float | None
+        self: Learner, batch: EpisodeBatch, weight: float | None, alpha: float | None, by_it: bool
     ) -> dict:
+        assert not by_it  # action proposals are another algorithm's
         seen.append((batch, weight))
-        return update(self, batch, weight, alpha)
+        return update(self, batch, weight, alpha, by_it)
 
     (tmp_path / "pretrain").symlink_to(done.pretraining.parent)
     monkeypatch.setattr(Learner, "update", listen)
@@ -579,7 +580,8 @@ def test_a_foreign_resume_state_is_one_sentence(tmp_path: Path, dataset_file: Pa
         pass
     events.close()  # stopped after its first measurement
     point = json.loads((tmp_path / "run" / "resume.json").read_text())
-    del point["meta"]["due"]
-    (tmp_path / "run" / "resume.json").write_text(json.dumps(point))
+    del point["meta"]["due"]  # as other code may have written it, with a sum that agrees
+    del point["sum"]
+    (tmp_path / "run" / "resume.json").write_text(json.dumps({**point, "sum": _sum_of(point)}))
     with pytest.raises(RunError, match="are no resume state of this run"):
         list(train(config, tmp_path / "run"))
