@@ -35,9 +35,11 @@ test: setup
 	$(RUN) pytest -n 2 --dist loadscope
 
 # JupyterLab refuses to run as root (usual in containers) unless told; it listens on localhost only
-# and asks for the token in the address that it prints.
+# and asks for the token in the address that it prints. From the project's root, runs and reports
+# can be reached too.
 lab: setup
-	@$(RUN) jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
+	@$(RUN) jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks \
+	$(if $(filter 0,$(shell id -u)),--allow-root)
 
 # About an hour on a machine with nothing else to do; BENCH_FLAGS='--out bench.md' keeps the table.
 bench: setup

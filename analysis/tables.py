@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.charts.theme import in_order
+from analysis.charts.theme import in_order, label
 from ovmse.config import Config
 from ovmse.config import phase as setting_phase
 from ovmse.errors import UserError
@@ -178,3 +178,48 @@ def _near(rows: pd.DataFrame, step: int) -> pd.DataFrame:
     far = (rows.env_steps - step).abs()
     nearest = far.groupby(rows.seed).idxmin()
     return rows.loc[nearest[far[nearest].to_numpy() <= step / 10]]
+
+
+def per_cent(share: float) -> str:
+    """A share as readers see it: `.25` -> `25 %`."""
+    return f"{100 * share:.0f} %"
+
+
+# What a reader sees of a column: its name, and how its values are written.
+READABLE: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "algorithm": ("algorithm", label),
+    "phase": ("phase", str),
+    "env_steps": ("environment steps", "{:,.0f}".format),
+    "updates": ("updates", "{:,.0f}".format),
+    "seeds": ("seeds", str),
+    "test_win_rate": ("test battles won", per_cent),
+    "win": ("test battles won", per_cent),
+    "test_return": ("return (at most 20)", "{:.1f}".format),
+    "q_ended": ("mean Q_tot", "{:.2f}".format),
+    "q": ("mean Q_tot", "{:.2f}".format),
+    "mc": ("Monte-Carlo return", "{:.2f}".format),
+    "epsilon": ("epsilon", "{:.2f}".format),
+}
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `table` as text for readers: names as in the charts, per cent, separators.
+
+    A value stands with the least and the greatest seed, from columns `x_min` and `x_max`, where
+    these differ. A value that is missing is a dash; a column that has none is left out, and so is
+    one without an entry in `READABLE`.
+    """
+    out = {}
+    for column, (name, text) in READABLE.items():
+        if column not in table or table[column].isna().all():
+            continue
+        low, high = (table.get(f"{column}_{end}", table[column]) for end in ("min", "max"))
+        out[name] = [
+            "–"
+            if pd.isna(v)
+            else text(v)
+            if text(a) == text(b)
+            else f"{text(v)} ({text(a)}–{text(b)})"
+            for v, a, b in zip(table[column], low, high, strict=True)
+        ]
+    return pd.DataFrame(out)

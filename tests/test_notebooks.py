@@ -56,6 +56,12 @@ def test_nbval(path: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:]
     if path.stem == "01_train":  # nbval's cells leave no trace in the kernel's history
         assert [folder.name for folder in tmp_path.iterdir()] == ["tiny"]
+        [run] = find_runs(tmp_path)
+        online = [row for row in read_metrics(run) if row["phase"] == "online"]
+        assert online[0]["updates"] == 0  # measured before any online update
+        assert online[-1]["env_steps"] >= read_config(run)["online_steps"]
+        assert all(0 <= row["test_win_rate"] <= 1 for row in online)
+        assert all(row["test_return"] <= 20.001 for row in online)
 
 
 @pytest.mark.parametrize(

@@ -333,7 +333,7 @@ def test_targets_run_from_a_path_with_spaces(folder: Path, monkeypatch: pytest.M
         assert done.returncode == 0, done.stderr
     calls = (folder / "calls.txt").read_text().splitlines()
     assert calls[0] == "-m analysis.demo"
-    assert re.fullmatch(r"-m jupyterlab (--allow-root )?notebooks", calls[1])
+    assert re.fullmatch(r"-m jupyterlab --ServerApp.root_dir=. .*(--allow-root)?", calls[1])
     assert [call.split()[1] for call in calls[2:]] == ["ruff", "ruff", "mypy", "pytest"]
 
 

@@ -18,7 +18,7 @@ from analysis.charts.base import csv_data, finish, spread
 from analysis.tables import CLOCK, mean_curves, measured, reference_return
 from ovmse.errors import UserError
 
-HEIGHT = 300
+WIDTH, HEIGHT = 470, 210  # of a panel; with axis and names it fits a narrow output area
 LABEL_GAP = 19  # pixels between two names at the ends of lines
 MARKS = 6  # point shapes along a line
 REFERENCE = "Monte-Carlo return"
@@ -32,46 +32,40 @@ def learning_curve(curves: pd.DataFrame) -> alt.TopLevelMixin:
     """
     panels = []
     if len(measured(curves, "test_win_rate", "offline")):
-        panels.append(_win_panel(curves, "Offline: test battles won", 150, "offline"))
-    panels.append(_win_panel(curves, "Online: test battles won", 290))
+        panels.append(_win_panel(curves, "Offline: test battles won", "offline"))
+    panels.append(_win_panel(curves, "Online: test battles won"))
     if len(measured(curves, "q_ended")):
-        panels.append(_q_panel(curves, "Online: value of the fixed battles", 290))
-    return finish(alt.hconcat(*panels, spacing=26), "From a dataset to battles", curves)
+        panels.append(_q_panel(curves, "Online: value of the fixed battles"))
+    title = "From a dataset to battles" if curves.dataset.notna().any() else "From scratch"
+    return finish(alt.vconcat(*panels, spacing=14), title, curves)
 
 
 def figure1(curves: pd.DataFrame) -> alt.TopLevelMixin:
     """The paper's Figure 1: does online training forget what the pre-trained policy was worth?
 
-    Left: mean `Q_tot` over the fixed battles of the pre-trained policy against online environment
+    Above: mean `Q_tot` over the fixed battles of the pre-trained policy against online environment
     steps, one thin line for each seed and a bold mean, with the discounted Monte-Carlo return of
     the same battles as a dashed line. Only battles that truly ended count, on both sides: one that
-    the time limit cut returned less than it would have, while `Q_tot` values it to its end. Right:
+    the time limit cut returned less than it would have, while `Q_tot` values it to its end. Below:
     test win rate (%). A click in one highlights in both.
     """
-    left = _q_panel(curves, "Value of the pre-trained policy's own battles", width=370)
-    right = _win_panel(curves, "Test battles won", width=370)
-    return finish(
-        alt.hconcat(left, right, spacing=30),
-        "Does online training forget the pre-trained policy?",
-        curves,
-    )
+    values = _q_panel(curves, "Value of the pre-trained policy's own battles")
+    wins = _win_panel(curves, "Test battles won")
+    title = "Does online training forget the pre-trained policy?"
+    return finish(alt.vconcat(values, wins, spacing=14), title, curves)
 
 
-def _q_panel(curves: pd.DataFrame, title: str | None, width: int) -> alt.LayerChart:
+def _q_panel(curves: pd.DataFrame, title: str) -> alt.LayerChart:
     values, reference = measured(curves, "q_ended").q_ended, reference_return(curves)
     # From zero (lower only where a young network's values are) to a labelled tick.
     low = min(0.0, 2 * np.floor(values.min() / 2))
     top = max(2.0, 2 * np.ceil(max(values.max(), reference or 0) / 2))
-    return _panel(curves, "q_ended", "mean Q_tot", [low, top], title, width, reference)
+    return _panel(curves, "q_ended", "mean Q_tot", [low, top], title, reference)
 
 
-def _win_panel(
-    curves: pd.DataFrame, title: str | None, width: int, phase: str = "online"
-) -> alt.LayerChart:
+def _win_panel(curves: pd.DataFrame, title: str, phase: str = "online") -> alt.LayerChart:
     percent = curves.assign(test_win_rate=100 * curves.test_win_rate)
-    return _panel(
-        percent, "test_win_rate", "test win rate (%)", [0, 100], title, width, phase=phase
-    )
+    return _panel(percent, "test_win_rate", "test win rate (%)", [0, 100], title, phase=phase)
 
 
 def _panel(
@@ -79,8 +73,7 @@ def _panel(
     measure: str,
     axis: str,
     domain: list[float],
-    title: str | None,
-    width: int,
+    title: str,
     reference: float | None = None,
     phase: str = "online",
 ) -> alt.LayerChart:
@@ -101,7 +94,7 @@ def _panel(
         "x:Q",
         title="environment steps (thousands)" if phase == "online" else "updates",
         scale=alt.Scale(domain=[0, float(seeds.x.max()) or 1], nice=False),
-        axis=alt.Axis(grid=False, labelFlush=False, tickCount=width // 60),
+        axis=alt.Axis(grid=False, labelFlush=False, tickCount=WIDTH // 60),
     )
     y = alt.Scale(domain=domain, nice=False)
     y_axis = alt.Axis(title=axis)
@@ -131,7 +124,7 @@ def _panel(
     points = base.transform_filter("datum.mark == 1").encode(
         shape=alt.Shape("algorithm:N", scale=shapes, legend=None), opacity=lit(1, 0.12)
     )
-    layers.append(points.mark_point(filled=True, size=100, stroke="white", strokeWidth=1))
+    layers.append(points.mark_point(filled=True, size=100))
     # Unseen discs under the pointer: a line of three pixels is hard to hit.
     tooltip = [
         alt.Tooltip("name:N", title="algorithm"),
@@ -143,11 +136,10 @@ def _panel(
     ]
     unseen = base.mark_circle(size=260, cursor="pointer")
     layers.append(unseen.encode(opacity=alt.value(0), tooltip=tooltip))
-    if phase == "online":  # the offline panel stands left of an online one, which has the names
-        layers.append(_names(means, reference, domain, lit(1, 0.35)))
+    layers += _names(means, reference, domain, colour, shapes, lit(1, 0.35))
     layered = alt.layer(*layers).resolve_scale(color="independent")
-    layered = layered.properties(width=width, height=HEIGHT)
-    return layered.properties(title=alt.Title(title, fontSize=16)) if title else layered
+    title_of_panel = alt.Title(title, fontSize=16, offset=8, frame="group")
+    return layered.properties(width=WIDTH, height=HEIGHT, title=title_of_panel)
 
 
 def _drawn(table: pd.DataFrame, clock: str) -> pd.DataFrame:
@@ -167,21 +159,26 @@ def _spaced(rows: pd.Index, shift: int) -> pd.Index:
 
 
 def _names(
-    means: pd.DataFrame, reference: float | None, domain: list[float], lit: Any
-) -> alt.Chart:
-    """The names at the ends of the lines, moved apart where they would overlap."""
+    means: pd.DataFrame,
+    reference: float | None,
+    domain: list[float],
+    colour: alt.Color,
+    shapes: alt.Scale,
+    lit: Any,
+) -> list[alt.Chart]:
+    """The names at the ends of the lines, each with its point shape, apart where they overlap."""
     ends = means.groupby("algorithm", sort=False).tail(1)[["algorithm", "name", "x", "mean"]]
     if reference is not None:
         end = {"algorithm": "", "name": REFERENCE, "x": means.x.max(), "mean": reference}
         ends = pd.concat([ends, pd.DataFrame([end])])
     gap = LABEL_GAP * (domain[1] - domain[0]) / HEIGHT
     ends = ends.assign(y=spread(ends["mean"].to_numpy(), gap, *domain)).round(3)
-    ink = {n: theme.style(n).ink if n else theme.REFERENCE for n in ends.algorithm}
-    inks = alt.Scale(domain=list(ink), range=list(ink.values()))
-    text = alt.Chart(csv_data(ends)).mark_text(
-        align="left", baseline="middle", dx=14, fontWeight="bold", cursor="pointer"
+    base = alt.Chart(csv_data(ends)).encode(x="x:Q", y="y:Q", opacity=lit)
+    keys = base.transform_filter("datum.algorithm").encode(
+        color=colour, shape=alt.Shape("algorithm:N", scale=shapes, legend=None)
     )
-    colour = alt.Color("algorithm:N", scale=inks, legend=None)
+    text = base.mark_text(align="left", baseline="middle", dx=26, cursor="pointer")
+    ink = alt.condition("datum.algorithm", alt.value(theme.AROUND), alt.value(theme.REFERENCE))
     # Vega-Lite lets a layer feel the pointer only if it has a tooltip or the selection itself.
-    tooltip = alt.value("click to highlight")
-    return text.encode(x="x:Q", y="y:Q", text="name:N", color=colour, opacity=lit, tooltip=tooltip)
+    named = text.encode(text="name:N", color=ink, tooltip=alt.value("click to highlight"))
+    return [keys.mark_point(filled=True, size=100, xOffset=16), named]

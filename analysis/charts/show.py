@@ -6,11 +6,13 @@ import base64
 import io
 
 import altair as alt
+import pandas as pd
 import vl_convert
 from IPython.display import display
 from PIL import Image
 
 from analysis.charts import theme
+from analysis.tables import readable
 
 VEGALITE = "application/vnd.vegalite.v5+json"
 VL_VERSION = "5.20"  # of the PNG and of the exported page; JupyterLab brings its own
@@ -21,16 +23,25 @@ def show(chart: alt.TopLevelMixin) -> None:
     display(mimebundle(chart), raw=True)
 
 
+def show_table(table: pd.DataFrame) -> None:
+    """Display a table for readers (see `analysis.tables.readable`), without row numbers."""
+    text = readable(table)
+    html = text.to_html(index=False, border=0)
+    display({"text/html": html, "text/plain": text.to_string(index=False)}, raw=True)
+
+
 def mimebundle(chart: alt.TopLevelMixin) -> dict:
     """What `show` displays: the specification (dict) and the same chart as base64 PNG (str)."""
     with alt.data_transformers.enable("default", consolidate_datasets=True):
         spec = chart.to_dict()
+    # Text on a canvas could not take the colour of the text around it.
+    spec["usermeta"] = {"embedOptions": {"renderer": "svg"}}
     return {VEGALITE: spec, "image/png": base64.b64encode(png(spec)).decode()}
 
 
 def png(spec: dict) -> bytes:
     """The chart of `spec` as a PNG in the few inks of the theme: a seventh of vl-convert's own."""
-    raw = vl_convert.vegalite_to_png(spec, vl_version=VL_VERSION)
+    raw = vl_convert.vegalite_to_png(theme.on_paper(spec), vl_version=VL_VERSION)
     picture = Image.open(io.BytesIO(raw)).convert("RGB")
     inks = Image.new("P", (1, 1))
     inks.putpalette([level for ink in theme.inks() for level in ink])

@@ -1,13 +1,17 @@
 """One look for every chart: each algorithm has one colour and one point shape.
 
 The colours are the palette of Okabe and Ito (2008, "Color Universal Design") without its yellow,
-which is lost on a projector, and with Tol's wine and indigo added. Under simulated deuteranopia
-and protanopia every pair stays at least 17 CIELAB units apart (see `tests/test_analysis.py`);
-the shapes tell the lines apart in black and white too.
+which is lost on a projector, and with a brown and a violet that stand out on white and on black.
+Under simulated deuteranopia and protanopia every pair stays at least 17 CIELAB units apart (see
+`tests/analysis/test_analysis.py`); the shapes tell the lines apart in black and white too.
+
+Text, and what is black, has the colour of the text around the chart, on no ground of its own: so
+charts follow a dark theme. Only their pictures, which cannot, are black on white.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -17,29 +21,29 @@ from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS
 
 FONT = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
-INK, QUIET, REFERENCE, GRID = "#222222", "#5F5F5F", "#767676", "#EBEBEB"
+AROUND = "currentColor"  # of the text around the chart: black or white, as the theme is
+INK, QUIET, GRID = "#222222", "#767676", "#88888840"
+REFERENCE = QUIET
 
 
 class Style(NamedTuple):
-    """How one algorithm looks: `colour` of its line, `ink` of its name, point `shape`."""
+    """How one algorithm looks: `colour` of its line, point `shape`."""
 
     colour: str
-    ink: str
     shape: str
 
 
-# `ink` is the colour, darkened where it is too pale for text (contrast on white at least 4.5).
 _SAW = "M-1,-.6L-.6,-1L0,-.4L.6,-1L1,-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z"
 STYLES: dict[str, Style] = {
-    "ovmse": Style("#0072B2", "#0072B2", "circle"),
-    "ovm": Style("#009E73", "#007A59", "triangle-up"),
-    "se": Style("#56B4E9", "#1F7BB0", "diamond"),
-    "switch_cql": Style("#D55E00", "#BF5400", "square"),
-    "macql": Style("#CC79A7", "#B04482", "triangle-down"),
-    "macal_ql": Style("#E69F00", "#976800", "cross"),
-    "action_proposal": Style("#882255", "#882255", "triangle-left"),
-    "qmix": Style("#000000", "#000000", _SAW),
-    "wsrl": Style("#332288", "#332288", "triangle-right"),
+    "ovmse": Style("#0072B2", "circle"),
+    "ovm": Style("#009E73", "triangle-up"),
+    "se": Style("#56B4E9", "diamond"),
+    "switch_cql": Style("#D55E00", "square"),
+    "macql": Style("#CC79A7", "triangle-down"),
+    "macal_ql": Style("#E69F00", "cross"),
+    "action_proposal": Style("#A03C28", "triangle-left"),
+    "qmix": Style(AROUND, _SAW),
+    "wsrl": Style("#7850F0", "triangle-right"),
 }
 
 
@@ -69,10 +73,15 @@ def in_order(algorithms: Iterable[str]) -> list[str]:
     return [name for name in STYLES if name in present]
 
 
+def on_paper(spec: dict) -> dict:
+    """`spec` as a picture shows it: on white, and black where it would be as the text around it."""
+    return json.loads(json.dumps(spec).replace(AROUND, INK).replace("transparent", "white"))
+
+
 def inks() -> list[tuple[int, int, int]]:
     """Every colour (RGB, 0..255) a chart needs: the styles with two tints for edges, and greys."""
-    pure = [c for s in STYLES.values() for c in (s.colour, s.ink)]
-    shades = {(v, v, v) for v in (34, 70, 95, 118, 150, 185, 215, 235, 255)}
+    pure = [s.colour for s in STYLES.values() if s.colour != AROUND]
+    shades = {(v, v, v) for v in (34, 70, 95, 118, 150, 185, 215, 225, 235, 255)}
     for red, green, blue in (ImageColor.getrgb(c)[:3] for c in pure):
         for a in (1, 0.6, 0.35):
             fade = [round(255 + a * (level - 255)) for level in (red, green, blue)]
@@ -83,15 +92,16 @@ def inks() -> list[tuple[int, int, int]]:
 def config() -> dict:
     """The Vega-Lite `config` of every chart: large quiet type, no frame, a faint grid."""
     return {
-        "background": "white",
+        "background": "transparent",
         "font": FONT,
         "view": {"stroke": None},
+        "line": {"strokeJoin": "round", "strokeCap": "round"},
         "axis": {
             "labelFontSize": 14,
             "titleFontSize": 15,
             "titleFontWeight": "normal",
-            "labelColor": INK,
-            "titleColor": INK,
+            "labelColor": AROUND,
+            "titleColor": AROUND,
             "titlePadding": 10,
             "gridColor": GRID,
             "domain": False,
@@ -101,11 +111,11 @@ def config() -> dict:
         "title": {
             "anchor": "start",
             "fontSize": 18,
-            "color": INK,
+            "color": AROUND,
             "subtitleFontSize": 14,
             "subtitleColor": QUIET,
             "subtitlePadding": 6,
             "offset": 14,
         },
-        "text": {"fontSize": 15, "color": INK},
+        "text": {"fontSize": 15, "color": AROUND},
     }

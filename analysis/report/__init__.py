@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
 import vl_convert
@@ -13,7 +18,8 @@ from traitlets.config import Config
 
 from analysis.charts import theme
 from analysis.charts.show import VEGALITE, VL_VERSION
-from ovmse.runs.files import replacing
+from ovmse import __version__
+from ovmse.runs.files import PROJECT, replacing
 
 EXPOSE = "window.vegaEmbed = vegaEmbed;"
 TEMPLATES = Path(__file__).with_name("templates")
@@ -23,9 +29,11 @@ def write_report(notebook_path: str | Path, html_path: str | Path) -> Path:
     """Write the stored outputs of a notebook as one HTML file; nothing is run.
 
     The code is folded away. Charts are drawn by a Vega that the page carries (0.9 MB, once) with
-    their PNG where there is no JavaScript; the page names no other file and no host. It is readable
-    on a phone and on a projector. The file appears whole or not at all; its path is returned.
-    Raises `FileNotFoundError` or nbformat's `NotJSONError` where there is no notebook.
+    their PNG where there is no JavaScript; it needs no other file and no host. It is readable on a
+    phone and on a projector, in light and in dark. Its foot says when and by which state of the
+    code it was made and how long the notebook ran, and links the notebook. The file appears whole
+    or not at all; its path is returned. Raises `FileNotFoundError` or nbformat's `NotJSONError`
+    where there is no notebook.
     """
     source, target = Path(notebook_path), Path(html_path)
     notebook = nbformat.read(source, as_version=4)
@@ -53,15 +61,46 @@ def write_report(notebook_path: str | Path, html_path: str | Path) -> Path:
     resources = {
         "page_title": _title(notebook) or source.stem,
         "chart_type": VEGALITE,
-        "theme": theme,
+        "look": theme,  # nbconvert has a "theme" of its own
         "code_css": HtmlFormatter().get_style_defs(".highlight"),
+        "dark_code_css": HtmlFormatter(style="github-dark").get_style_defs(".highlight"),
         "vega": vl_convert.javascript_bundle(EXPOSE, vl_version=VL_VERSION) if drawn else "",
         "metadata": {"path": str(source.parent)},  # where the notebook's own pictures lie
+        "made": _made(notebook),
+        "links": {
+            "the notebook": _link(source, target),
+            "the folder it lies in": _link(source.parent, target) + "/",
+        },
     }
     page, _ = exporter.from_notebook_node(notebook, resources)
     with replacing(target) as part:
         part.write_text(page, encoding="utf-8")
     return target
+
+
+def _made(notebook: nbformat.NotebookNode) -> str:
+    """`24 November 2026, 14:02 UTC, by ovmse 0.1.0, commit 2fce123; the notebook ran for 43 s`."""
+    now = datetime.now(UTC)
+    made = f"{now.day} {now:%B %Y, %H:%M} UTC, by ovmse {__version__}"
+    if commit := _commit():
+        made += f", commit {commit}"
+    if spent := notebook.metadata.get("papermill", {}).get("duration"):
+        made += f"; the notebook ran for {spent:.0f} s"
+    return made
+
+
+def _commit() -> str:
+    """The commit of this project, with a plus where files differ from it; empty outside of git."""
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty=+", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        return done.stdout.strip()
+    return ""
+
+
+def _link(place: Path, page: Path) -> str:
+    """The address of a file from a page, in percent-encoding."""
+    return quote(Path(os.path.relpath(place, page.parent)).as_posix())
 
 
 def _title(notebook: nbformat.NotebookNode) -> str | None:

@@ -1,6 +1,6 @@
 // Two learning curves over a progress bar on one canvas, drawn from the model's state.
-let INK, QUIET, GRID, GREY, FONT; // of the charts; the same for every widget
-const WIDEST = 900, HEIGHT = 300;
+let INK, QUIET, GRID, FONT; // of the charts, and of the text around; the same for every widget
+const WIDEST = 690, HEIGHT = 300;
 
 const count = (n) => Math.round(n).toLocaleString("en");
 const clock = (s) => (s < 90 ? `${Math.ceil(s)} s` : `${Math.ceil(s / 60)} min`);
@@ -45,7 +45,7 @@ function panel(pen, { left, top, width, height, title, right, low, high, unit, p
   pen.fillStyle = QUIET;
   pen.fillText(kilo ? `${unit} (thousands)` : unit, left + width / 2, top + height + 38);
   if (reference !== null) {
-    pen.strokeStyle = GREY;
+    pen.strokeStyle = QUIET;
     pen.lineWidth = 2;
     pen.setLineDash([6, 5]);
     pen.beginPath();
@@ -54,7 +54,7 @@ function panel(pen, { left, top, width, height, title, right, low, high, unit, p
     pen.stroke();
     pen.setLineDash([]);
     pen.textAlign = "right";
-    pen.fillStyle = GREY;
+    pen.fillStyle = QUIET;
     pen.fillText("Monte-Carlo return", left + width, y(reference) + 17);
   }
   pen.strokeStyle = pen.fillStyle = colour;
@@ -71,17 +71,17 @@ function panel(pen, { left, top, width, height, title, right, low, high, unit, p
 }
 
 function draw(model, canvas, room) {
-  ({ ink: INK, quiet: QUIET, grid: GRID, grey: GREY, font: FONT } = model.get("look"));
+  ({ quiet: QUIET, grid: GRID, font: FONT } = model.get("look"));
+  INK = getComputedStyle(canvas).color; // dark or light, as the theme is
   const width = Math.min(room, WIDEST), scale = window.devicePixelRatio || 1;
   canvas.style.width = `${width}px`;
   canvas.style.height = `${HEIGHT}px`;
   canvas.width = width * scale;
   canvas.height = HEIGHT * scale;
   canvas.setAttribute("aria-label", `${model.get("title")}: ${status(model)}`);
-  const pen = canvas.getContext("2d"), colour = model.get("colour");
+  const pen = canvas.getContext("2d");
+  const colour = model.get("colour") === "currentColor" ? INK : model.get("colour");
   pen.scale(scale, scale);
-  pen.fillStyle = "white";
-  pen.fillRect(0, 0, width, HEIGHT);
 
   pen.fillStyle = INK;
   pen.font = `bold 16px ${FONT}`;

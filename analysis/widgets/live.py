@@ -13,10 +13,11 @@ import traitlets
 from IPython import get_ipython
 from IPython.display import display
 
-from analysis.charts.theme import FONT, GRID, INK, QUIET, REFERENCE, style
+from analysis.charts.theme import AROUND, FONT, GRID, QUIET, style
+from analysis.tables import CLOCK
 
 REDRAW = 0.2  # least seconds between two pictures; a message to the browser costs 2-6 ms
-LOOK = {"ink": INK, "quiet": QUIET, "grid": GRID, "grey": REFERENCE, "font": FONT}
+LOOK = {"quiet": QUIET, "grid": GRID, "font": FONT}
 LOG = 1.0  # least seconds between two lines of the log
 
 
@@ -30,7 +31,7 @@ class LiveCurve(anywidget.AnyWidget):
     _esm = Path(__file__).with_name("live.js")
     look: Any = traitlets.Dict(LOOK).tag(sync=True)
     title = traitlets.Unicode().tag(sync=True)
-    colour = traitlets.Unicode(INK).tag(sync=True)
+    colour = traitlets.Unicode(AROUND).tag(sync=True)
     phase = traitlets.Unicode().tag(sync=True)
     done = traitlets.Int().tag(sync=True)
     total = traitlets.Int(1).tag(sync=True)
@@ -86,6 +87,13 @@ def line(event: Any) -> str:
     return text
 
 
+def _left(event: Any, begun: tuple[float, int] | None) -> float | None:
+    """Seconds to the end of the phase, from the pace since `begun`, (time, done)."""
+    if begun is None or event.done == begun[1]:
+        return None
+    return (time.monotonic() - begun[0]) * (event.total - event.done) / (event.done - begun[1])
+
+
 class _Log:
     """One line for each measured row, at a bounded rate; nothing is lost that comes last."""
 
@@ -121,7 +129,9 @@ class _Live:
     """The widget, redrawn at a bounded rate, then closed and replaced by one line of text."""
 
     def __init__(self, title: str, algorithm: str | None) -> None:
-        self.widget = LiveCurve(title=title, colour=style(algorithm).colour if algorithm else INK)
+        self.widget = LiveCurve(
+            title=title, colour=style(algorithm).colour if algorithm else AROUND
+        )
         self.state: dict[str, Any] = {"phase": "", "points": [], "reference": None}
         self.last, self.rows, self.at = title, 0, float("-inf")
 
@@ -135,16 +145,19 @@ class _Live:
             print(event.note, flush=True)
         if event.phase != state["phase"]:
             state |= {"phase": event.phase, "points": [], "reference": None}
+            self.first, self.begun = event.done, None
+        if self.begun is None and event.done > self.first:  # what came before was compiling
             self.begun = time.monotonic(), event.done
-        spent, gone = time.monotonic() - self.begun[0], event.done - self.begun[1]
         state |= {"done": event.done, "total": event.total, "unit": event.unit}
-        state["seconds_left"] = spent * (event.total - event.done) / gone if gone else None
-        win, value = row.get("test_win_rate"), row.get("q_ended")
-        if win is not None or value is not None:
-            point = [event.done, None if win is None else 100 * win, value]
-            state["points"] = [*state["points"], point]
-        if row:
-            state["reference"] = row.get("mc_ended", state["reference"])
+        state["seconds_left"] = _left(event, self.begun)
+        earlier = [one for one in event.earlier if one["phase"] == event.phase]
+        measured = [(one[CLOCK[event.phase]], one) for one in earlier]
+        for at, one in measured or [(event.done, row)]:
+            win, value = one.get("test_win_rate"), one.get("q_ended")
+            if win is not None or value is not None:
+                point = [at, None if win is None else 100 * win, value]
+                state["points"] = [*state["points"], point]
+            state["reference"] = one.get("mc_ended", state["reference"])
         if row or not self.rows:
             self.last, self.rows = f"{self.widget.title}. {line(event)}", self.rows + bool(row)
         if time.monotonic() - self.at >= REDRAW:

@@ -14,7 +14,7 @@ from ovmse.config import Config
 from ovmse.method.algorithms import ALGORITHMS
 from ovmse.runs.code import made_by
 from ovmse.runs.directory import RunDirectory
-from ovmse.runs.reading import RunError, read_config
+from ovmse.runs.reading import RunError, read_config, read_metrics
 from ovmse.runs.sharing import dataset_checksum, pretrain_directory
 from ovmse.training.finetuning import finetune
 from ovmse.training.phase import Evaluation, Progress, evaluate, require_device
@@ -42,7 +42,9 @@ def train(config: Config, run_dir: str | Path) -> Iterator[Progress]:
         notes["pretrained"] = os.path.relpath(pretrain_directory(config, run_dir.parent), run_dir)
     with RunDirectory(run_dir, settings, wait=LAST_BREATH, notes=notes) as run:
         if run.finished:
-            yield Progress("online", config.online_steps, config.online_steps, "environment steps")
+            rows, total = read_metrics(run_dir), config.online_steps
+            note = "finished before: what it measured is read"
+            yield Progress("online", total, total, "environment steps", rows[-1], note, rows)
             return
         # As it was when the run began: other learning code has a pre-training of its own.
         shared = read_config(run_dir)["pretrained"]

@@ -71,7 +71,8 @@ def finetune(
         online = OnlinePhase(config, run, pretrained, env, test_env)
         if online.restore():
             note = "" if env.exact_state else NEW_BATTLES
-            yield Progress("online", online.env_steps, total, unit, note=note)
+            rows = read_metrics(run.path)
+            yield Progress("online", online.env_steps, total, unit, note=note, earlier=rows)
         else:
             if pretrained:
                 for offline_row in read_metrics(pretrained):

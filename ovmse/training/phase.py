@@ -37,7 +37,8 @@ FINAL_SNAPSHOT = "offline_final"
 @dataclass(frozen=True)
 class Progress:
     """One event of a phase: ``done`` of ``total`` (in ``unit``), the metrics row if one was just
-    written, and a note if something happened that a person should know."""
+    written (of a finished run the last), and a note if something happened that a person should
+    know. ``earlier`` are the rows that a run which is continued, or only read, wrote before."""
 
     phase: str
     done: int
@@ -45,6 +46,7 @@ class Progress:
     unit: str
     row: dict[str, Any] | None = None
     note: str = ""
+    earlier: Sequence[dict[str, Any]] = ()
 
 
 @dataclass(frozen=True)

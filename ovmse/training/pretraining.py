@@ -16,6 +16,7 @@ from ovmse.episodes import EpisodeBatch, sample_episodes
 from ovmse.method.learner import DivergedError
 from ovmse.runs.code import require_expected_code
 from ovmse.runs.directory import RunDirectory
+from ovmse.runs.reading import read_metrics
 from ovmse.runs.sharing import pretraining_settings
 from ovmse.training.phase import (
     FINAL_SNAPSHOT,
@@ -64,7 +65,8 @@ def _learn(config: Config, run: RunDirectory, env: VectorEnv) -> Iterator[Progre
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
             raise foreign_point(run, error) from error
     losses: list[float] = []
-    yield Progress("offline", learner.updates, total, "updates")
+    rows = read_metrics(run.path) if point is not None else []
+    yield Progress("offline", learner.updates, total, "updates", earlier=rows)
     while learner.updates < total:
         batch = EpisodeBatch.from_episodes(
             sample_episodes(dataset.episodes, rng, config.batch_size)

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from itertools import combinations
 from statistics import fmean
 
@@ -17,17 +18,21 @@ import numpy as np
 import pandas as pd
 import pytest
 from browser import ROOT, pixels, write_notebook
+from bs4 import BeautifulSoup
 from fake_runs import STORY, write_runs
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from analysis.answers import kept_wins, trained
 from analysis.charts import theme
 from analysis.charts.base import spread
 from analysis.charts.curves import figure1, learning_curve
 from analysis.charts.show import VEGALITE, mimebundle, show
 from analysis.report import write_report
-from analysis.tables import curves, mean_curves, measured, reference_return, summary
+from analysis.tables import curves, mean_curves, measured, readable, reference_return, summary
 from analysis.widgets import live
+from ovmse import __version__
 from ovmse.method.algorithms import ALGORITHMS
 from ovmse.training.phase import Progress
 
@@ -91,6 +96,40 @@ def test_summary_against_loops(folder, table):
             [fmean(values), min(values), max(values)], abs=0.0051
         )
         assert row.mc == pytest.approx(fmean(r["mc_ended"] for r in near), abs=0.0051)
+
+
+def test_a_table_for_readers_has_names_per_cent_and_separators():
+    columns = ["algorithm", "env_steps", "win", "win_min", "win_max", "q", "q_min", "q_max", "mc"]
+    row = ["macal_ql", 60_000, 0.584, 0.5, 0.6666, -1.25, -1.25, -1.25, np.nan]
+    got = readable(pd.DataFrame([row], columns=columns).assign(run="a/b"))
+    assert list(got.columns) == ["algorithm", "environment steps", "test battles won", "mean Q_tot"]
+    assert got.iloc[0].tolist() == ["MACal-QL", "60,000", "58 % (50 %–67 %)", "-1.25"]
+
+
+def test_the_answer_says_what_is_kept_and_the_lowest_point(table):
+    rows = [("se", 1, 0, 0.5), ("se", 1, 5, 0.1), ("se", 1, 10, 0.4), ("ovmse", 1, 0, 0.5)]
+    rows += [("ovmse", 1, 5, 0.45), ("ovmse", 1, 10, 0.5), ("se", 2, 0, 0.7), ("se", 2, 5, 0.3)]
+    rows += [("se", 2, 10, 0.5), ("qmix", 1, 0, 0.0), ("qmix", 1, 10, 0.2)]
+    few = pd.concat(
+        table[table.algorithm == "ovmse"][:1].assign(
+            run=f"{name}{seed}", algorithm=name, seed=seed, env_steps=1000 * at, test_win_rate=win
+        )
+        for name, seed, at, win in rows
+    )
+    assert kept_wins(few) == (
+        "After 10,000 online steps (1 to 2 seeds each) "
+        "OVMSE keeps 100 % of its wins (50 → 50 % of test battles won, lowest 45 %); "
+        "SE keeps 75 % of its wins (60 → 45 % of test battles won, lowest 20 %); "
+        "QMIX had no wins to keep (0 → 20 % of test battles won)."
+    )
+    one = few[(few.algorithm == "se") & (few.seed == 1)]
+    assert trained(one) == (
+        "SE (seed 1) won 50 % of its test battles before any online step, fell to 10 % after "
+        "5,000 steps, and 40 % after 10,000 steps."
+    )
+    assert trained(one.assign(test_win_rate=0.0)).endswith(
+        "no test battle in its 10,000 online steps."
+    )
 
 
 def test_summary_counts_only_seeds_that_came_so_far(table):
@@ -221,21 +260,29 @@ SIGHTS = {
 }
 
 
+@pytest.mark.parametrize("around", ["#222222", "#E8E8E8"])  # of text in a light and a dark theme
 @pytest.mark.parametrize("sight", SIGHTS)
-def test_colours_differ_for_every_eye(sight):
-    seen = {name: lab(s.colour, SIGHTS[sight]) for name, s in theme.STYLES.items()}
+def test_colours_differ_for_every_eye(sight, around):
+    hexes = {n: s.colour.replace(theme.AROUND, around) for n, s in theme.STYLES.items()}
+    seen = {name: lab(colour, SIGHTS[sight]) for name, colour in hexes.items()}
     distance, pair = min(
         (np.linalg.norm(seen[a] - seen[b]), (a, b)) for a, b in combinations(seen, 2)
     )
     assert distance > 17, pair
 
 
-def test_names_can_be_read_and_shapes_differ():
+def luminance(colour):
+    lightness = lab(colour, np.eye(3))[0]
+    return ((lightness + 16) / 116) ** 3 if lightness > 8 else lightness / 903.3
+
+
+def test_colours_stand_out_on_white_and_on_black_and_shapes_differ():
     assert len({s.shape for s in theme.STYLES.values()}) == len(theme.STYLES) == 9
-    for style in theme.STYLES.values():
-        lightness = lab(style.ink, np.eye(3))[0]
-        luminance = ((lightness + 16) / 116) ** 3 if lightness > 8 else lightness / 903.3
-        assert 1.05 / (luminance + 0.05) >= 4.5, style
+    black = luminance("#111111")  # the ground of JupyterLab's dark theme
+    for colour, least in [*((s.colour, 2.2) for s in theme.STYLES.values()), (theme.QUIET, 4)]:
+        if colour != theme.AROUND:
+            assert 1.05 / (luminance(colour) + 0.05) >= least, colour
+            assert (luminance(colour) + 0.05) / (black + 0.05) >= max(least, 2.7), colour
 
 
 def test_labels_are_those_of_the_algorithms():
@@ -249,7 +296,7 @@ def test_labels_are_those_of_the_algorithms():
 
 
 def panels(spec):
-    return spec.get("hconcat", [spec])
+    return spec.get("vconcat", [spec])
 
 
 def data(spec, layer):
@@ -278,8 +325,9 @@ def test_every_chart_carries_its_data_and_the_house_colours(draw, table):
         assert x["title"] == "environment steps (thousands)"
         assert x["scale"]["domain"][0] == y["scale"]["domain"][0] == 0
         assert max(float(r["x"]) for r in seeds) == pytest.approx(table.env_steps.max() / 1000)
-        [names] = layers(panel, "text")
+        [names], [_, keys] = layers(panel, "text"), layers(panel, "point")
         assert {"OVMSE", "SE", "Switch CQL", "MACQL"} <= {r["name"] for r in data(spec, names)}
+        assert [r["name"] for r in data(spec, names)] == [r["name"] for r in data(spec, keys)]
     assert spec["params"][0]["select"]["fields"] == ["algorithm"]
     assert '"url"' not in json.dumps(spec)
 
@@ -311,6 +359,9 @@ def test_learning_curve_shows_the_phases_that_were_measured(table):
     ]
     spec = learning_curve(pd.concat([table, *offline])).to_dict()
     before, after, value = panels(spec)
+    assert spec["title"]["text"] == "From a dataset to battles"
+    scratch = table[table.algorithm == "se"].assign(algorithm="qmix", dataset=None)
+    assert learning_curve(scratch).to_dict()["title"]["text"] == "From scratch"
     thin, bold = layers(before, "line")
     assert bold["encoding"]["x"]["title"] == "updates"
     assert sorted({float(r["test_win_rate"]) for r in data(spec, thin)}) == [20, 40, 60]
@@ -349,6 +400,17 @@ def test_pictures_are_small_and_in_the_right_colours(table):
     picture = base64.b64decode(mimebundle(figure1(table))["image/png"])
     assert len(picture) <= 30_000
     assert all(pixels(picture, theme.STYLES[n].colour, tolerance=0) > 100 for n in STORY)
+    assert Image.open(io.BytesIO(picture)).width <= 700  # JupyterLab with its side bar open
+
+
+def test_text_takes_the_colour_around_it_and_the_picture_is_black_on_white(table):
+    spec = mimebundle(figure1(table))[VEGALITE]
+    assert spec["config"]["background"] == "transparent"
+    assert spec["config"]["text"]["color"] == spec["config"]["axis"]["labelColor"] == "currentColor"
+    assert spec["usermeta"] == {"embedOptions": {"renderer": "svg"}}  # a canvas has no such colour
+    paper = theme.on_paper(spec)
+    assert paper["config"]["background"] == "white"
+    assert "currentColor" not in json.dumps(paper) and "currentColor" in json.dumps(spec)
 
 
 def test_show_displays_one_output_with_exactly_two_forms(table, monkeypatch):
@@ -389,8 +451,31 @@ def test_report_is_one_page_that_names_no_other_place(table, tmp_path):
     tags = re.sub(r"data:image/png;base64,[^\"]*", "", tags)
     assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//""", tags)
     assert not re.search(r"<link|@import|url\(", tags)
+    assert f"--ink: {theme.INK}; --quiet: {theme.QUIET}; --font: Helvetica" in page
     assert "cdn" not in tags.lower() and "mathjax" not in tags.lower()
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.html"]
+
+
+def test_the_foot_of_a_report_says_when_what_and_how_long_and_links_the_notebook(tmp_path):
+    (tmp_path / "my runs").mkdir()
+    source = write_notebook(tmp_path / "my runs" / "a&b.ipynb", "1")
+    notebook = nbformat.read(source, as_version=4)
+    notebook.metadata["papermill"] = {"duration": 42.7}
+    nbformat.write(notebook, source)
+    foot = re.search("<footer>.*</footer>", write_report(source, tmp_path / "a.html").read_text())
+    when = datetime.now(UTC)
+    assert f"{when.day} {when:%B %Y}" in foot[0] and f"by ovmse {__version__}" in foot[0]
+    assert "ran for 43 s" in foot[0]
+    assert re.findall('href="([^"]*)"', foot[0]) == ["my%20runs/a%26b.ipynb", "my%20runs/"]
+
+
+def test_a_title_cannot_leave_the_alternative_text(table, tmp_path):
+    bundle = mimebundle(figure1(table))
+    bundle[VEGALITE]["title"]["text"] = '"><script>alert(1)</script>'
+    source = write_notebook(tmp_path / "a.ipynb", "show(chart)", outputs={0: [bundle]})
+    page = BeautifulSoup(write_report(source, tmp_path / "a.html").read_text(), "html.parser")
+    assert [img["alt"] for img in page.find_all("img")] == ['"><script>alert(1)</script>']
+    assert not [s for s in page.find_all("script") if s.string == "alert(1)"]
 
 
 def test_report_without_charts_carries_no_vega(tmp_path):
@@ -427,10 +512,12 @@ def test_without_a_front_end_rows_are_logged_at_a_bounded_rate(capsys):
     assert len(lines) < 10
 
 
-def test_a_finished_run_is_said_to_be_finished(capsys):
-    rows = live.follow([Progress("online", 10, 10, "environment steps")], "SE")
-    assert rows == []
-    assert capsys.readouterr().out == "SE\nonline: 10 of 10 environment steps\n"
+def test_a_finished_run_says_what_it_found(capsys):
+    row = {"phase": "online", "env_steps": 10, "test_win_rate": 0.25}
+    done = Progress("online", 10, 10, "environment steps", row, "finished before", [row])
+    assert live.follow([done], "SE") == [row]
+    said = "SE\nfinished before\nonline: 10 of 10 environment steps, win rate 25 %\n"
+    assert capsys.readouterr().out == said
 
 
 class Handle:
@@ -472,6 +559,28 @@ def test_the_widget_is_redrawn_at_a_bounded_rate_and_closed(front_end, monkeypat
     assert set(front_end.bundle) == {"text/plain"}
     assert front_end.bundle["text/plain"].endswith("win rate 100 %, Q_tot 10.00")
     assert capsys.readouterr().out == ""
+
+
+def test_a_continued_run_shows_its_whole_curve_and_a_pace_without_compiling(
+    front_end, monkeypatch, capsys
+):
+    now, left = [0.0], []
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    rows = [{"phase": "offline", "updates": 30, "test_win_rate": 0.9, "loss": 1}]
+    rows += [{"phase": "online", "env_steps": n, "test_win_rate": n / 1000} for n in (0, 100)]
+
+    def continued():
+        yield Progress("online", 100, 300, "environment steps", earlier=rows)
+        now[0] += 60  # compiling
+        for done in range(110, 301, 10):
+            yield Progress("online", done, 300, "environment steps")
+            left.append(front_end.widget.seconds_left)
+            now[0] += 1
+
+    live.follow(continued(), "SE", "se")
+    assert front_end.widget.points == [[0, 0.0, None], [100, 10.0, None]]
+    assert left[0] is None
+    assert left[1:-1] == [pytest.approx(n) for n in range(18, 0, -1)]
 
 
 def test_an_interrupted_run_closes_its_widget(front_end):

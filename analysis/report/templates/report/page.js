@@ -1,17 +1,31 @@
 document.getElementById("all").addEventListener("change", (event) => {
   for (const code of document.querySelectorAll("details.code")) code.open = event.target.checked;
 });
-// Charts grow with the type of the page; where there is no room they get narrow, and panels that
-// stood side by side stand one above the other. The picture stays where a chart cannot be drawn.
-const NARROW = 640, grown = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
+// Charts grow with the type of the page; where there is no room their panels and titles get narrow.
+// The picture stays where a chart cannot be drawn.
+const grown = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
+
+function wrapped(text, most) {
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    if (lines.at(-1) && (lines.at(-1) + word).length > most) lines.push(word);
+    else lines[lines.length - 1] += (lines.at(-1) && " ") + word;
+  }
+  return lines;
+}
+
+function narrow(spec) {
+  for (const one of [spec, ...(spec.vconcat ?? [])]) {
+    if (one.width > 260) one.width = 260;
+    if (!one.title?.text) continue;
+    one.title.text = wrapped(one.title.text, 36);
+    if (one.title.subtitle) one.title.subtitle = wrapped(one.title.subtitle, 48);
+  }
+}
+
 for (const chart of document.querySelectorAll("figure.chart")) {
   const spec = JSON.parse(chart.querySelector("script").textContent);
-  if (chart.clientWidth < NARROW) {
-    if (spec.hconcat) {
-      spec.vconcat = spec.hconcat;
-      delete spec.hconcat;
-    } else if (spec.width > 400) spec.width = 400;
-  }
+  if (chart.clientWidth < 640) narrow(spec);
   const actions = { export: true, source: false, compiled: false, editor: false };
   vegaEmbed(chart.querySelector(".drawn"), spec, { renderer: "svg", actions })
     .then(() => {

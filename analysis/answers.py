@@ -1,0 +1,50 @@
+"""The answer that a notebook opens with: one sentence, computed from its table of runs."""
+
+from __future__ import annotations
+
+import pandas as pd
+from IPython.display import Markdown, display
+
+from analysis.charts.theme import label
+from analysis.tables import mean_curves, measured, per_cent
+
+
+def say(sentence: str, instead: bool = False) -> None:
+    """Shows the answer of a notebook; `instead` of the one that it showed before, at its place."""
+    display(Markdown(f"**Answer.** {sentence}"), display_id="answer", update=instead)
+
+
+def trained(table: pd.DataFrame) -> str:
+    """How one run began, where it was lowest and how it ended, in test battles won."""
+    rows = measured(table, "test_win_rate")
+    wins, steps = rows.test_win_rate.to_numpy(), rows.env_steps.to_numpy()
+    name = f"{label(rows.algorithm.iloc[0])} (seed {rows.seed.iloc[0]})"
+    if not wins.any():
+        return f"{name} won no test battle in its {steps[-1]:,} online steps."
+    low = int(wins.argmin())
+    where = "" if low in (0, len(wins) - 1) else f", fell to {per_cent(wins[low])} after "
+    where += f"{steps[low]:,} steps" if where else ""
+    return (
+        f"{name} won {per_cent(wins[0])} of its test battles before any online step{where}, and "
+        f"{per_cent(wins[-1])} after {steps[-1]:,} steps."
+    )
+
+
+def kept_wins(table: pd.DataFrame) -> str:
+    """Which share of its wins each algorithm keeps, the last test over the first of the mean curve,
+    and its lowest point; who keeps most stands first."""
+    means, parts = mean_curves(table, "test_win_rate"), []
+    for name, curve in means.groupby("algorithm", sort=False):
+        first, low, last = curve["mean"].iloc[0], curve["mean"].min(), curve["mean"].iloc[-1]
+        share = last / first if first else 0.0
+        said = f"keeps {per_cent(share)} of its wins" if first else "had no wins to keep"
+        change = f"{100 * first:.0f} → {per_cent(last)} of test battles won"
+        if low < min(first, last):
+            change += f", lowest {per_cent(low)}"
+        parts.append((-share, f"{label(str(name))} {said} ({change})"))
+    few, most = means.seeds.min(), means.seeds.max()
+    seeds = (
+        "one seed" if most == 1 else f"{most} seeds" if few == most else f"{few} to {most} seeds"
+    )
+    after = f"After {means.env_steps.max():,} online steps ({seeds} each) "
+    return after + "; ".join(text for _, text in sorted(parts)) + "."
