@@ -61,7 +61,7 @@ def write_report(notebook_path: str | Path, html_path: str | Path) -> Path:
     resources = {
         "page_title": _title(notebook) or source.stem,
         "chart_type": VEGALITE,
-        "look": theme,  # nbconvert has a "theme" of its own
+        "style": f"--ink: {theme.INK}; --quiet: {theme.QUIET}; --font: {theme.FONT};",
         "code_css": HtmlFormatter().get_style_defs(".highlight"),
         "dark_code_css": HtmlFormatter(style="github-dark").get_style_defs(".highlight"),
         "vega": vl_convert.javascript_bundle(EXPOSE, vl_version=VL_VERSION) if drawn else "",
