@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from analysis.kept import kept, key
+from analysis.snapshots import Snapshots
 from analysis.tables import curves
 from analysis.widgets.progress import tracked
-from ovmse.datasets import load_dataset
-from ovmse.envs.base import EnvSpec
-from ovmse.method.networks import QFunction
-from ovmse.runs.reading import RunError, find_runs, read_config, snapshot_steps
-from ovmse.training.phase import FIXED_FILE, FixedBattles, load_weights
+from ovmse.runs.reading import RunError, find_runs
+from ovmse.training.phase import FixedBattles
 
 REPLAYED = ["q_fixed", "mc_fixed", "q_ended", "mc_ended"]
 
@@ -32,53 +29,23 @@ def replay(runs: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     trajectories and are left out. What was measured is kept beside the run, and found again. Raises
     RunError if nothing is left, or if a pre-training is missing.
     """
-    torch.set_num_threads(1)  # a second one doubles the CPU time and saves nothing
-    todo = [(run, *snapshot) for run in find_runs(runs) for snapshot in _replayable(run)]
+    replayable = [s for path in find_runs(runs) if (s := Snapshots(path)).pretraining]
+    todo = [(s.run, *snapshot) for s in replayable for snapshot in s.files.items()]
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
-        run, measure = None, None
-        for now, env_steps, file in tracked(todo, "Snapshots replayed"):
-            if now != run:
-                run, fixed = now, _fixed(now)
-                held = stack.enter_context(kept(run, "replay"))
-                measure = None
-            name = key(file, fixed)
+        run = measure = None
+        for path, env_steps, file in tracked(todo, "Snapshots replayed"):
+            if run is None or run.run != path:  # one at a time: its battles are held in memory
+                run, measure = Snapshots(path), None
+                held = stack.enter_context(kept(path, "replay"))
+            name = key(file, run.fixed_file)
             if name not in held:
-                measure = measure or _measure(run, fixed)
-                held[name] = measure(file)
-            rows.append({"run": str(run), "env_steps": env_steps, **held[name]})
+                measure = measure or FixedBattles(run.fixed, run.config.gamma).measure
+                held[name] = measure(run.load(file))
+            rows.append({"run": str(path), "env_steps": env_steps, **held[name]})
     if not rows:
         raise RunError(f"no run in {runs} has both a pre-training and a snapshot")
     return pd.DataFrame(rows).reindex(columns=["run", "env_steps", *REPLAYED])
-
-
-def _replayable(run: Path) -> list[tuple[int, Path]]:
-    """The snapshots; none where a run is from scratch, or still pre-training."""
-    return snapshot_steps(run) if read_config(run).get("pretrained") is not None else []
-
-
-def _fixed(run: Path) -> Path:
-    file = (run / read_config(run)["pretrained"] / FIXED_FILE).resolve()
-    if not file.exists():
-        raise RunError(f"{run} names a pre-training without {FIXED_FILE}: {file.parent}")
-    return file
-
-
-def _measure(run: Path, fixed_file: Path) -> Callable[[Path], dict[str, float]]:
-    """What values the fixed battles by a snapshot of the run."""
-    config, fixed = read_config(run), load_dataset(fixed_file)
-    battles = FixedBattles(fixed.episodes, config["gamma"])
-    spec = EnvSpec(
-        config["task"], config["backend"], fixed.n_agents, fixed.n_actions, fixed.obs_size,
-        fixed.state_size, fixed.episode_limit,
-    )  # fmt: skip
-    q = QFunction(spec, config["hidden_size"], config["embed_size"], config["hypernet_size"])
-
-    def measure(snapshot: Path) -> dict[str, float]:
-        load_weights(q, snapshot)
-        return battles.measure(q)
-
-    return measure
 
 
 def replayed_curves(runs: str | Path | Sequence[str | Path]) -> pd.DataFrame:

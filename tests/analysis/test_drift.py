@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file, save_file
 
-from analysis import drift
+from analysis import drift, snapshots
 from analysis.kept import kept, key
 from analysis.widgets import progress
 
@@ -32,8 +32,10 @@ def runs(tmp_path: Path) -> Path:
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The snapshots whose weights were loaded."""
     seen: list[Path] = []
-    load = drift.load_weights
-    monkeypatch.setattr(drift, "load_weights", lambda q, file: (seen.append(file), load(q, file)))
+    load = snapshots.load_weights
+    monkeypatch.setattr(
+        snapshots, "load_weights", lambda q, file, _: (seen.append(file), load(q, file))
+    )
     return seen
 
 

@@ -1,0 +1,81 @@
+"""The networks of a run as they were: those of its snapshots, the memory, and the fixed battles."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from ovmse.config import Config
+from ovmse.datasets import load_dataset
+from ovmse.datasets.dataset import Dataset
+from ovmse.envs.base import EnvSpec
+from ovmse.episodes import Episode
+from ovmse.method.networks import QFunction
+from ovmse.runs.reading import RunError, read_config, snapshot_steps
+from ovmse.training.phase import FINAL_SNAPSHOT, FIXED_FILE, load_weights, network_sizes
+
+
+class Snapshots:
+    """What a run left: `config`, `files` (environment steps -> file), `fixed` battles, networks.
+
+    Reading a run starts no environment, so it needs none. Raises RunError where a file is missing.
+    """
+
+    def __init__(self, run: str | Path) -> None:
+        torch.set_num_threads(1)  # a second one doubles the CPU time and saves nothing
+        self.run = Path(run)
+        stored = read_config(run)
+        self.config = Config(**{n: v for n, v in stored.items() if n in Config.model_fields})
+        self.files = dict(snapshot_steps(run))
+        name = stored.get("pretrained")
+        self.pretraining = None if name is None else (self.run / name).resolve()
+
+    @property
+    def fixed_file(self) -> Path:
+        """The battles of the pre-trained policy, which every snapshot is asked about."""
+        return self._of_pretraining(FIXED_FILE)
+
+    @cached_property
+    def fixed(self) -> list[Episode]:
+        """The episodes of `fixed_file`."""
+        return self._dataset.episodes
+
+    @cached_property
+    def spec(self) -> EnvSpec:
+        """The sizes of the task, as the fixed battles have them; it decodes no state."""
+        fixed, c = self._dataset, self.config
+        return EnvSpec(
+            c.task, c.backend, fixed.n_agents, fixed.n_actions, fixed.obs_size, fixed.state_size,
+            fixed.episode_limit,
+        )  # fmt: skip
+
+    def network(self, env_steps: int) -> QFunction:
+        """The online network as it was after so many environment steps."""
+        if env_steps not in self.files:
+            known = ", ".join(f"{n:,}" for n in self.files) or "none"
+            raise RunError(f"{self.run} has no snapshot at {env_steps:,} steps, but at: {known}")
+        return self.load(self.files[env_steps])
+
+    def memory(self) -> QFunction:
+        """The frozen offline network of eq. 4: the target network as offline training left it."""
+        return self.load(self._of_pretraining(f"snapshots/{FINAL_SNAPSHOT}.safetensors"), "target.")
+
+    def load(self, file: Path, prefix: str = "") -> QFunction:
+        """A frozen network with the weights of a file; `prefix` as in `load_weights`."""
+        q = QFunction(self.spec, *network_sizes(self.config)).requires_grad_(False)
+        load_weights(q, file, prefix)
+        return q
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return load_dataset(self.fixed_file)
+
+    def _of_pretraining(self, name: str) -> Path:
+        if self.pretraining is None:
+            raise RunError(f"{self.run} is from scratch: it has no pre-training")
+        file = self.pretraining / name
+        if not file.exists():
+            raise RunError(f"{self.run} names a pre-training without {name}: {file.parent}")
+        return file
