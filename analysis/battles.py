@@ -1,0 +1,114 @@
+"""Battles recorded anew from a snapshot, with all that a picture or a branch of them needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from analysis.snapshots import Snapshots
+from ovmse.config import Config
+from ovmse.envs import make_env
+from ovmse.envs.base import EnvSpec, Units
+from ovmse.episodes import Episode, EpisodeBatch
+from ovmse.method.learner import Learner
+from ovmse.method.networks import QFunction
+from ovmse.training.phase import online_settings
+from ovmse.training.rollout import Rollout
+
+AT_ONCE = 16  # battles side by side; each number of them is compiled once
+
+
+@dataclass(frozen=True)
+class Battle:
+    """One recorded battle of ``L`` steps.
+
+    episode: with who explored (``episode.exploration``).
+    units: the ``L + 1`` states decoded, empty where the backend cannot.
+    before: the environment's own state before each of the ``L`` steps, without its axis of battles;
+    empty where it has none that is exact. A branch begins from these.
+    """
+
+    episode: Episode
+    units: Sequence[Units]
+    before: Sequence[list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What networks think of one battle: q_agents ``[L, N, A]`` (each agent's ``Q_i``), q_tot and
+    memory ``[L]`` (``Q_tot`` of what was done, now and as pre-training left it), td_target ``[L]``
+    (y of eq. 8, the snapshot being its own target network), returns ``[L]`` (return-to-go)."""
+
+    q_agents: np.ndarray
+    q_tot: np.ndarray
+    memory: np.ndarray
+    td_target: np.ndarray
+    returns: np.ndarray
+
+
+def record(
+    run: str | Path,
+    snapshot: int,
+    exploration: str = "epsilon_greedy",
+    epsilon: float = 0.0,
+    battles: int = 1,
+    seed: int = 0,
+) -> list[Battle]:
+    """So many battles of the snapshot at `snapshot` environment steps, exploring as told.
+
+    The same arguments give the same battles. The battles need the run's backend; raises UserError
+    where it has none, RunError where the run has no such snapshot.
+    """
+    of = Snapshots(run)
+    return record_with(of.network(snapshot), of.config, exploration, epsilon, battles, seed)
+
+
+def record_with(
+    q: QFunction, config: Config, exploration: str, epsilon: float, battles: int, seed: int
+) -> list[Battle]:
+    """As `record`, with a network at hand."""
+    found: list[Battle] = []
+    with closing(make_env(config.task, config.backend, min(battles, AT_ONCE))) as env:
+        rollout = Rollout(env, np.random.default_rng(seed), q.hidden_size)
+        rollout.start(seed)
+        # Each slot plays a share fixed beforehand: the first to finish would be the short ones.
+        left = np.full(env.num_envs, battles // env.num_envs)
+        left[: battles % env.num_envs] += 1
+        before: list[list[list[np.ndarray]]] = [[] for _ in left]
+        while left.any():
+            if env.exact_state:
+                arrays = env.get_state()
+                for slot, steps in enumerate(before):
+                    steps.append([array[slot] for array in arrays])
+            for slot, episode in rollout.step(q, exploration, epsilon)[0]:
+                states, before[slot] = before[slot], []
+                if left[slot] > 0:
+                    left[slot] -= 1
+                    found.append(Battle(episode, _decoded(env.spec, episode), states))
+    return found
+
+
+def _decoded(spec: EnvSpec, episode: Episode) -> list[Units]:
+    if spec.decoder is None:
+        return []
+    return [spec.decode_state(state) for state in episode.state]
+
+
+@torch.no_grad()
+def opinion(q: QFunction, memory: QFunction, episode: Episode, config: Config) -> Opinion:
+    """What a snapshot `q` and the memory think of a battle."""
+    batch = EpisodeBatch.from_episodes([episode])
+    values = q.q_values(batch)
+    target = Learner(q, online_settings(config), 0).td_target(batch, values)
+    return Opinion(
+        q_agents=values[0, :-1].numpy(),
+        q_tot=q.q_tot_taken(batch)[0].numpy(),
+        memory=memory.q_tot_taken(batch)[0].numpy(),
+        td_target=target[0].numpy(),
+        returns=episode.returns_to_go(config.gamma),
+    )
