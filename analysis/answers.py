@@ -6,7 +6,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from analysis.charts.theme import label
-from analysis.tables import mean_curves, measured, per_cent
+from analysis.tables import mean_curves, measured, named, per_cent
 
 
 def say(sentence: str, instead: bool = False) -> None:
@@ -34,14 +34,14 @@ def kept_wins(table: pd.DataFrame) -> str:
     """Which share of its wins each algorithm keeps, the last test over the first of the mean curve,
     and its lowest point; who keeps most stands first."""
     means, parts = mean_curves(table, "test_win_rate"), []
-    for name, curve in means.groupby("algorithm", sort=False):
+    for who, curve in means.groupby(["algorithm", "variant"], sort=False):
         first, low, last = curve["mean"].iloc[0], curve["mean"].min(), curve["mean"].iloc[-1]
         share = last / first if first else 0.0
         said = f"keeps {per_cent(share)} of its wins" if first else "had no wins to keep"
         change = f"{100 * first:.0f} → {per_cent(last)} of test battles won"
         if low < min(first, last):
             change += f", lowest {per_cent(low)}"
-        parts.append((-share, f"{label(str(name))} {said} ({change})"))
+        parts.append((-share, f"{named(*who)} {said} ({change})"))
     few, most = means.seeds.min(), means.seeds.max()
     seeds = (
         "one seed" if most == 1 else f"{most} seeds" if few == most else f"{few} to {most} seeds"

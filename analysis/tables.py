@@ -22,7 +22,8 @@ def curves(source: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     """Every metrics row of a folder of runs, of a list of run directories, or of an export.
 
     Columns as in `ovmse.runs.tables.metrics_table`: `run`, the settings, `phase`, `env_steps`,
-    `updates` and the measures. A path that ends in `.parquet` is what `ovmse runs --export` wrote.
+    `updates` and the measures; and `variant` (see `with_variants`). A path that ends in `.parquet`
+    is what `ovmse runs --export` wrote.
     Raises `ovmse.runs.reading.RunError` where there is no run.
     """
     if isinstance(source, str | Path) and Path(source).suffix == ".parquet":
@@ -32,8 +33,37 @@ def curves(source: str | Path | Iterable[str | Path]) -> pd.DataFrame:
         missing = [name for name in COLUMNS if name not in table]
         if missing:
             raise UserError(f"{source} lacks the column {missing[0]}; export the runs anew")
-        return table
-    return metrics_table(find_runs(source))
+        return with_variants(table)
+    return with_variants(metrics_table(find_runs(source)))
+
+
+CONTROLS: dict[str, dict[Any, str]] = {
+    "exploration": {
+        "epsilon_greedy": "with ε-greedy",
+        "sequential_decentralised": "with SE",
+        "sequential_centralised": "with centralised SE",
+    },
+    "online_cql": {True: "with CQL", False: "without CQL"},
+}
+
+
+def with_variants(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` with a column `variant`: in what a run is a control, `with SE` or `without CQL`.
+
+    It is empty where the run explores, and keeps the conservative term, as its own algorithm does.
+    """
+    settings = ["algorithm", "task", "preset", "backend", *CONTROLS]
+    said = {}
+    for row in table[settings].drop_duplicates().itertuples(index=False):
+        given = {n: getattr(row, n) for n in settings[:4]}
+        own = Config.from_parameters(**given) if row.algorithm in ALGORITHMS else row
+        words = []
+        for name, text in CONTROLS.items():
+            if (value := getattr(row, name)) != getattr(own, name):
+                words.append(text.get(value, f"with {value}"))
+        said[tuple(row)] = ", ".join(words)
+    rows = table[settings].itertuples(index=False)
+    return table.assign(variant=[said[tuple(row)] for row in rows])
 
 
 CLOCK = {"online": "env_steps", "offline": "updates"}
@@ -43,10 +73,11 @@ CLOCK = {"online": "env_steps", "offline": "updates"}
 QUESTION = ["task", "dataset", "backend", "preset", "code"]
 SETTINGS = [n for n in Config.model_fields if n not in ("seed", "continue_with_other_code")]
 SETTINGS.append("dataset_sha256")
+WHO = ("algorithm", "variant")  # runs that differ in these are lines of their own
 
 
 def measured(
-    table: pd.DataFrame, measure: str, phase: str = "online", by: Sequence[str] = ("algorithm",)
+    table: pd.DataFrame, measure: str, phase: str = "online", by: Sequence[str] = WHO
 ) -> pd.DataFrame:
     """The rows of one phase that carry `measure`, of runs that may be averaged and compared.
 
@@ -57,7 +88,7 @@ def measured(
     algorithm says. What is grouped by may differ. A run that learned from no data has no dataset
     and no offline phase to differ in.
     """
-    rows = table[(table.phase == phase) & table[measure].notna()]
+    rows = with_variants(table[(table.phase == phase) & table[measure].notna()])
     runs = rows.drop_duplicates("run")
     for name in QUESTION:
         if name not in by and (found := _values(runs, name)):
@@ -67,9 +98,10 @@ def measured(
             f"{unknown} of {len(runs)} runs do not say which code made them (made_by in their "
             "config.json): they cannot be compared"
         )
-    settings = [n for n in SETTINGS if n not in by and n in runs]
+    said = CONTROLS if "variant" in by else ()
+    settings = [n for n in SETTINGS if n not in by and n not in said and n in runs]
     for key, group in runs.groupby(list(by), dropna=False):
-        who = " ".join(map(str, key))
+        who = " ".join(map(str, key)).strip()
         for name in settings:
             if found := _values(group, name):
                 raise UserError(
@@ -115,24 +147,38 @@ def _as_the_algorithms_say(runs: pd.DataFrame, name: str) -> bool:
 def mean_curves(table: pd.DataFrame, measure: str, phase: str = "online") -> pd.DataFrame:
     """Mean of `measure` over the seeds of each algorithm along one phase.
 
-    Columns: `algorithm`, `env_steps` (of the offline phase: `updates`), `mean`, `low`, `high`,
-    `seeds`. Seeds are tested at slightly different steps (battles end when they end), so each
-    seed's curve is read by linear interpolation at the steps of the seed that was tested least
+    Columns: `algorithm`, `variant`, `env_steps` (of the offline phase: `updates`), `mean`, `low`,
+    `high`, `seeds`. Seeds are tested at slightly different steps (battles end when they end), so
+    each seed's curve is read by linear interpolation at the steps of the seed that was tested least
     often, as far as every seed has come.
     """
     rows, clock = measured(table, measure, phase), CLOCK[phase]
     parts = []
-    for algorithm in in_order(rows.algorithm):
-        seeds = [s for _, s in rows[rows.algorithm == algorithm].groupby("seed")]
+    for algorithm, variant in lines(rows):
+        one = rows[(rows.algorithm == algorithm) & (rows.variant == variant)]
+        seeds = [s for _, s in one.groupby("seed")]
         end = min(s[clock].max() for s in seeds)
         grid = min((s[clock].to_numpy() for s in seeds), key=len)
         grid = np.unique(np.minimum(grid, end))
         values = np.array([np.interp(grid, s[clock], s[measure]) for s in seeds])
-        part = {"algorithm": algorithm, clock: grid, "mean": values.mean(axis=0)}
-        part |= {"low": values.min(axis=0), "high": values.max(axis=0), "seeds": len(seeds)}
+        part: dict[str, Any] = {"algorithm": algorithm, "variant": variant, clock: grid}
+        part |= {"mean": values.mean(axis=0), "low": values.min(axis=0)}
+        part |= {"high": values.max(axis=0), "seeds": len(seeds)}
         parts.append(pd.DataFrame(part))
-    columns = ["algorithm", clock, "mean", "low", "high", "seeds"]
+    columns = [*WHO, clock, "mean", "low", "high", "seeds"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def lines(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """The algorithms of `rows` with their variants, in the order of the table of algorithms."""
+    pairs = set(zip(rows.algorithm, rows.variant, strict=True))
+    order = in_order(rows.algorithm)
+    return sorted(pairs, key=lambda pair: (order.index(pair[0]), pair[1]))
+
+
+def named(algorithm: str, variant: str) -> str:
+    """A line's name: `OVMSE`, or `MACQL with SE`."""
+    return f"{label(algorithm)} {variant}".strip()
 
 
 def reference_return(table: pd.DataFrame) -> float | None:
@@ -153,23 +199,25 @@ def summary(table: pd.DataFrame, at: Iterable[int] = (0, 10_000, 60_000)) -> pd.
     """A small rounded table: each algorithm at the online environment steps `at`.
 
     A seed counts with its measurement nearest to a step, if that lies within a tenth of it; a step
-    that no seed of an algorithm reached has no row. Columns: `algorithm`, `env_steps`, `seeds` (how
-    many count), then mean, least and greatest over the seeds of the test win rate (0..1) as `win`,
-    `win_min`, `win_max` and of `Q_tot` on the fixed battles that ended as `q`, `q_min`, `q_max`,
-    and the mean discounted Monte-Carlo return of those battles as `mc`.
+    that no seed of an algorithm reached has no row. Columns: `algorithm`, `variant`, `env_steps`,
+    `seeds` (how many count), then mean, least and greatest over the seeds of the test win rate
+    (0..1) as `win`, `win_min`, `win_max` and of `Q_tot` on the fixed battles that ended as `q`,
+    `q_min`, `q_max`, and the mean discounted Monte-Carlo return of those battles as `mc`.
     """
+    table = with_variants(table)
     records = []
-    for algorithm in in_order(table.algorithm):
+    for algorithm, variant in lines(table):
         for step in at:
-            record, seeds = {"algorithm": algorithm, "env_steps": step}, 0
+            record, seeds = {"algorithm": algorithm, "variant": variant, "env_steps": step}, 0
             for name, measure in (("win", "test_win_rate"), ("q", "q_ended"), ("mc", "mc_ended")):
                 rows = measured(table, measure)
-                values = _near(rows[rows.algorithm == algorithm], step)[measure]
+                mine = rows[(rows.algorithm == algorithm) & (rows.variant == variant)]
+                values = _near(mine, step)[measure]
                 seeds = max(seeds, len(values))
                 record[name] = values.mean()
                 record[f"{name}_min"], record[f"{name}_max"] = values.min(), values.max()
             records += [record | {"seeds": seeds}] if seeds else []
-    columns = ["algorithm", "env_steps", "seeds", "win", "win_min", "win_max"]
+    columns = [*WHO, "env_steps", "seeds", "win", "win_min", "win_max"]
     return pd.DataFrame(records, columns=[*columns, "q", "q_min", "q_max", "mc"]).round(2)
 
 
@@ -188,6 +236,7 @@ def per_cent(share: float) -> str:
 # What a reader sees of a column: its name, and how its values are written.
 READABLE: dict[str, tuple[str, Callable[[Any], str]]] = {
     "algorithm": ("algorithm", label),
+    "variant": ("variant", str),
     "phase": ("phase", str),
     "env_steps": ("environment steps", "{:,.0f}".format),
     "updates": ("updates", "{:,.0f}".format),
@@ -211,7 +260,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     """
     out = {}
     for column, (name, text) in READABLE.items():
-        if column not in table or table[column].isna().all():
+        if column not in table or table[column].isin([None, np.nan, ""]).all():
             continue
         low, high = (table.get(f"{column}_{end}", table[column]) for end in ("min", "max"))
         out[name] = [

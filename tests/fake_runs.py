@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ovmse.config import Config
+
 # Per algorithm: Q_tot of the fixed battles and test win rate at thousands of online steps.
 STORY = {
     "ovmse": ([0, 30, 60], [10.4, 10.6, 10.6], [0, 10, 20, 60], [0.69, 0.68, 0.70, 0.76]),
@@ -23,11 +25,9 @@ def write_runs(folder: Path, seeds=(0, 1), steps: int = 60_000, every: int = 2_5
             rng = np.random.default_rng([len(name), seed])
             run = folder / f"{name}_seed{seed}"
             run.mkdir(parents=True)
-            config = {"algorithm": name, "seed": seed, "task": "2s3z", "dataset": "medium"}
+            config = Config.from_parameters(algorithm=name, seed=seed, preset="quick").model_dump()
             config |= {"made_by": {"code": "c0de0000"}}
-            (run / "config.json").write_text(
-                json.dumps(config | {"backend": "smax", "preset": "quick"})
-            )
+            (run / "config.json").write_text(json.dumps(config))
             lines = []
             for number, step in enumerate(range(0, steps + 1, every)):
                 at = step + (int(rng.integers(80)) if step else 0)

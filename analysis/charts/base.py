@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ def spread(values: np.ndarray, gap: float, low: float, high: float) -> np.ndarra
     out = np.empty(len(values))
     out[order] = placed
     return out
+
+
+def stacked(panels: Sequence[alt.LayerChart]) -> alt.VConcatChart:
+    """Panels one above the other, each with its own colours and shapes: not all have all lines."""
+    whole = alt.vconcat(*panels, spacing=14)
+    return whole.resolve_scale(color="independent", shape="independent")
 
 
 def finish(chart: Any, title: str, curves: pd.DataFrame) -> alt.TopLevelMixin:

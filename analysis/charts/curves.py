@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.charts import theme
-from analysis.charts.base import csv_data, finish, spread
-from analysis.tables import CLOCK, mean_curves, measured, reference_return
+from analysis.charts.base import csv_data, finish, spread, stacked
+from analysis.tables import CLOCK, WHO, mean_curves, measured, named, reference_return
 from ovmse.errors import UserError
 
 WIDTH, HEIGHT = 470, 210  # of a panel; with axis and names it fits a narrow output area
@@ -37,7 +37,7 @@ def learning_curve(curves: pd.DataFrame) -> alt.TopLevelMixin:
     if len(measured(curves, "q_ended")):
         panels.append(_q_panel(curves, "Online: value of the fixed battles"))
     title = "From a dataset to battles" if curves.dataset.notna().any() else "From scratch"
-    return finish(alt.vconcat(*panels, spacing=14), title, curves)
+    return finish(stacked(panels), title, curves)
 
 
 def figure1(curves: pd.DataFrame) -> alt.TopLevelMixin:
@@ -52,7 +52,7 @@ def figure1(curves: pd.DataFrame) -> alt.TopLevelMixin:
     values = _q_panel(curves, "Value of the pre-trained policy's own battles")
     wins = _win_panel(curves, "Test battles won")
     title = "Does online training forget the pre-trained policy?"
-    return finish(alt.vconcat(values, wins, spacing=14), title, curves)
+    return finish(stacked([values, wins]), title, curves)
 
 
 def _q_panel(curves: pd.DataFrame, title: str) -> alt.LayerChart:
@@ -79,17 +79,17 @@ def _panel(
 ) -> alt.LayerChart:
     """One panel: thin lines of the seeds, bold means with point shapes, names at their ends."""
     clock = CLOCK[phase]
-    seeds = measured(curves, measure, phase)[["algorithm", "seed", clock, measure]]
+    seeds = measured(curves, measure, phase)[[*WHO, "seed", clock, measure]]
     means = mean_curves(curves, measure, phase)
     if means.empty:
         raise UserError(f"no {phase} row carries {measure}: nothing to draw yet")
     names = theme.in_order(means.algorithm)
     seeds, means = _drawn(seeds, clock), _drawn(means, clock)
     means["mark"] = 0
-    for i, name in enumerate(names):
-        means.loc[_spaced(means.index[means.algorithm == name], i), "mark"] = 1
+    for i, name in enumerate(means.name.unique()):
+        means.loc[_spaced(means.index[means.name == name], i), "mark"] = 1
 
-    pick = alt.selection_point(name="pick", fields=["algorithm"])
+    pick = alt.selection_point(name="pick", fields=["name"])
     x = alt.X(
         "x:Q",
         title="environment steps (thousands)" if phase == "online" else "updates",
@@ -113,14 +113,15 @@ def _panel(
         ).encode(y=alt.Y("y:Q", scale=y))
         layers.append(rule.mark_rule(color=theme.REFERENCE, strokeDash=[6, 5], strokeWidth=2))
     y_seed = alt.Y(f"{measure}:Q", scale=y, axis=y_axis)
-    thin = alt.Chart(csv_data(seeds[["algorithm", "seed", "x", measure]])).mark_line(
-        strokeWidth=1.2
-    )
-    layers.append(thin.encode(x=x, y=y_seed, color=colour, detail="seed:N", opacity=lit(0.4, 0.06)))
+    thin = alt.Chart(csv_data(seeds[["algorithm", "name", "seed", "x", measure]]))
+    each = {"x": x, "y": y_seed, "color": colour, "detail": ["name:N", "seed:N"]}
+    layers.append(thin.mark_line(strokeWidth=1.2).encode(**each, opacity=lit(0.4, 0.06)))
     base = alt.Chart(csv_data(means)).encode(
         x=x, y=alt.Y("mean:Q", scale=y, axis=y_axis), color=colour
     )
-    layers.append(base.mark_line(strokeWidth=3.2).encode(opacity=lit(1, 0.12)).add_params(pick))
+    dash = alt.condition("datum.variant", alt.value([7, 5]), alt.value([1, 0]))
+    bold = base.mark_line(strokeWidth=3.2).encode(detail="name:N", strokeDash=dash)
+    layers.append(bold.encode(opacity=lit(1, 0.12)).add_params(pick))
     points = base.transform_filter("datum.mark == 1").encode(
         shape=alt.Shape("algorithm:N", scale=shapes, legend=None), opacity=lit(1, 0.12)
     )
@@ -147,7 +148,7 @@ def _drawn(table: pd.DataFrame, clock: str) -> pd.DataFrame:
     rank = table.algorithm.map({name: -i for i, name in enumerate(theme.STYLES)})
     table = table.iloc[np.argsort(rank, kind="stable")].rename(columns={clock: "at"})
     x = table["at"] / (1000 if clock == "env_steps" else 1)
-    names = [theme.label(n) for n in table.algorithm]
+    names = [named(*pair) for pair in zip(table.algorithm, table.variant, strict=True)]
     return table.assign(x=x, name=names).round(3).reset_index(drop=True)
 
 
@@ -167,7 +168,7 @@ def _names(
     lit: Any,
 ) -> list[alt.Chart]:
     """The names at the ends of the lines, each with its point shape, apart where they overlap."""
-    ends = means.groupby("algorithm", sort=False).tail(1)[["algorithm", "name", "x", "mean"]]
+    ends = means.groupby("name", sort=False).tail(1)[["algorithm", "name", "x", "mean"]]
     if reference is not None:
         end = {"algorithm": "", "name": REFERENCE, "x": means.x.max(), "mean": reference}
         ends = pd.concat([ends, pd.DataFrame([end])])
