@@ -159,7 +159,11 @@ def _age(seconds: float) -> str:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as Ctrl-C does; a second one does not disturb the ending."""
+    """SIGTERM and SIGHUP end the block as Ctrl-C does.
+
+    A second SIGINT or SIGTERM ends the process at once, whatever it waits for: workers and kernels
+    notice that and end too. SIGHUP does not disturb the ending.
+    """
     names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {name: signal.getsignal(name) for name in names}
 
@@ -169,7 +173,7 @@ def stoppable() -> Iterator[None]:
         nonlocal stopped
         stopped = True
         for name in names:
-            signal.signal(name, signal.SIG_IGN)
+            signal.signal(name, signal.SIG_IGN if name == signal.SIGHUP else signal.SIG_DFL)
         raise KeyboardInterrupt
 
     for name, handler in before.items():

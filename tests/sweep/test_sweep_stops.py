@@ -76,6 +76,19 @@ def test_a_signal_stops_every_kernel_and_leaves_no_process(
     assert {run.status for run in list_runs(tmp_path)} == {"unfinished"}
 
 
+def test_an_impatient_second_signal_leaves_no_process_either(grid: Path, tmp_path: Path) -> None:
+    sweep = Sweep(grid, tmp_path, "-p", "online_steps=1000000")
+    sweep.until(sweep.training)
+    below = sweep.below()
+    sweep.process.terminate()
+    time.sleep(0.5)  # until the first is heard: two at once are one
+    sweep.process.send_signal(signal.SIGINT)
+    sweep.end(timeout=30)
+    psutil.wait_procs(below, timeout=10)
+    assert not alive(below)
+    assert {run.status for run in list_runs(tmp_path)} == {"unfinished"}
+
+
 def test_a_signal_while_it_starts_leaves_no_process(grid: Path, tmp_path: Path) -> None:
     sweep = Sweep(grid, tmp_path)
     sweep.until(sweep.workers)
