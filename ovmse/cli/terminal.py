@@ -14,11 +14,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ovmse.runs.listing import ListedRun
+from ovmse.runs.listing import ListedRun, read_record
 from ovmse.sweep.estimate import Estimate
 from ovmse.sweep.grid import Plan
 from ovmse.sweep.progress import HEADER, SweepProgress
-from ovmse.sweep.worker import read_record
 from ovmse.training import Progress as Event
 
 PLAIN_INTERVAL = 60.0  # seconds between two lines of how things stand

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from ovmse.config import with_defaults
 from ovmse.runs.code import made_by
-from ovmse.runs.files import read_json, replacing, write_json
+from ovmse.runs.files import from_json, read_json, read_text, replacing, write_json
 from ovmse.runs.reading import RunError, stored_config
 
 LINES = ("metrics.jsonl", "events.jsonl")
@@ -168,7 +168,7 @@ class RunDirectory:
         path, folder = self.path / "resume.json", self.path / "resume"
         if path.exists():
             try:
-                point = json.loads(path.read_text())
+                point = from_json(read_text(path))
                 said = point.pop("sum", None)
             except (ValueError, AttributeError) as error:
                 raise RunError(f"{path} is damaged ({error})") from None

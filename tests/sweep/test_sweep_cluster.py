@@ -13,10 +13,9 @@ from pathlib import Path
 from distributed import Client, LocalCluster
 from sweeps import Sweep, copied_code, scheduler, waiting_grid, worker
 
-from ovmse.runs.listing import list_runs
+from ovmse.runs.listing import list_runs, read_record
 from ovmse.sweep.engine import sweep
 from ovmse.sweep.grid import load_grid, plan
-from ovmse.sweep.worker import read_record
 
 
 def another_state(folder: Path) -> Path:

@@ -27,10 +27,9 @@ from sweeps import (
     write_notebook,
 )
 
-from ovmse.runs.listing import list_runs
+from ovmse.runs.listing import list_runs, read_record
 from ovmse.sweep import worker
 from ovmse.sweep.engine import GIVE_UPS
-from ovmse.sweep.worker import read_record
 
 
 def test_2s3z_killed_workers_change_nothing(tmp_path: Path) -> None:
