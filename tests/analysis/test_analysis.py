@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from html.parser import HTMLParser
 from itertools import combinations
 from statistics import fmean
 
@@ -391,6 +392,38 @@ def test_report_is_one_page_that_names_no_other_place(table, tmp_path):
     assert not re.search(r"<link|@import|url\(", tags)
     assert "cdn" not in tags.lower() and "mathjax" not in tags.lower()
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.html"]
+
+
+class Pictures(HTMLParser):
+    """What a browser reads of each picture."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.attributes = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "img":
+            self.attributes.append(dict(attrs))
+
+
+@pytest.mark.parametrize(
+    ("title", "said"),
+    [
+        ({"text": """a "b" 'c'\n<script>&amp;"""}, """a "b" 'c'\n<script>&amp;"""),
+        ({"text": ['on"error=1', "<b>"]}, 'on"error=1 <b>'),  # Vega's lines
+        ('"><b>', '"><b>'),
+        ({"text": ""}, "chart"),
+        (None, "chart"),
+    ],
+)
+def test_the_text_of_a_picture_is_its_charts_title_whatever_stands_in_it(title, said, tmp_path):
+    spec = {"mark": "point"} | ({} if title is None else {"title": title})
+    bundle = {VEGALITE: spec, "image/png": "AAAA"}
+    source = write_notebook(tmp_path / "a.ipynb", "show(chart)", outputs={0: [bundle]})
+    page = write_report(source, tmp_path / "a.html").read_text()
+    [picture] = Pictures(page).attributes
+    assert picture == {"src": "data:image/png;base64,AAAA", "alt": said}
 
 
 def test_report_without_charts_carries_no_vega(tmp_path):
