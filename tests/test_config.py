@@ -23,6 +23,7 @@ BAD = [
     ("seed", 2**31, "less than 2147483648"),
     ("seed", "five", "a valid integer"),
     ("seed", 1.5, "a valid integer"),
+    ("seed", "1:30", "a valid integer"),
     ("threads", 0, "greater than or equal to 1"),
     ("hidden_size", 0, "greater than or equal to 1"),
     ("gamma", 1.01, "less than or equal to 1"),
@@ -89,6 +90,7 @@ def test_text_as_papermill_passes_it() -> None:
     config = make(seed="5", online_cql="no", mixing_ratio="0.1", preset="tiny", online_lr="1e-4")
     assert (config.seed, config.online_cql, config.mixing_ratio) == (5, False, 0.1)
     assert config.online_lr == 1e-4
+    assert make(seed="010").seed == 10  # decimal, as in a grid
     assert make(online_cql="yes", algorithm="qmix").online_cql is True
 
 

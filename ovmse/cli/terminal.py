@@ -14,11 +14,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ovmse.runs.listing import ListedRun
+from ovmse.runs.listing import ListedRun, read_record
 from ovmse.sweep.estimate import Estimate
 from ovmse.sweep.grid import Plan
 from ovmse.sweep.progress import HEADER, SweepProgress
-from ovmse.sweep.worker import read_record
 from ovmse.training import Progress as Event
 
 PLAIN_INTERVAL = 60.0  # seconds between two lines of how things stand
@@ -159,7 +158,11 @@ def _age(seconds: float) -> str:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as Ctrl-C does; a second one does not disturb the ending."""
+    """SIGTERM and SIGHUP end the block as Ctrl-C does.
+
+    A second SIGINT or SIGTERM ends the process at once, whatever it waits for: workers and kernels
+    notice that and end too. SIGHUP does not disturb the ending.
+    """
     names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {name: signal.getsignal(name) for name in names}
 
@@ -169,7 +172,7 @@ def stoppable() -> Iterator[None]:
         nonlocal stopped
         stopped = True
         for name in names:
-            signal.signal(name, signal.SIG_IGN)
+            signal.signal(name, signal.SIG_IGN if name == signal.SIGHUP else signal.SIG_DFL)
         raise KeyboardInterrupt
 
     for name, handler in before.items():

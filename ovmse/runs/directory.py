@@ -32,7 +32,7 @@ from torch import Tensor
 
 from ovmse.config import with_defaults
 from ovmse.runs.code import made_by
-from ovmse.runs.files import read_json, replacing, write_json
+from ovmse.runs.files import from_json, read_json, read_text, replacing, write_json
 from ovmse.runs.reading import RunError, stored_config
 
 LINES = ("metrics.jsonl", "events.jsonl")
@@ -52,7 +52,7 @@ class RunDirectory:
     written down when it begins. Raises RunError if another process has it open (after ``wait``
     seconds; -1 waits for ever), if it holds a run with other settings, if it is unfinished and was
     begun by other learning code (``continue_with_other_code`` among the settings allows that), or
-    if the path is not a directory of ours.
+    if the path is not a directory of ours, or lies inside that of another run.
     """
 
     def __init__(
@@ -63,6 +63,9 @@ class RunDirectory:
         notes: dict[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
+        for outer in self.path.resolve().parents:
+            if (outer / "config.json").is_file() and (outer / "snapshots").is_dir():
+                raise RunError(f"{self.path} lies inside the run in {outer}; choose one beside it")
         if self.path.is_dir() and (strangers := _strangers(self.path)):
             raise RunError(f"{self.path} is not empty and not a run: it holds {strangers[0]}")
         try:
@@ -168,7 +171,7 @@ class RunDirectory:
         path, folder = self.path / "resume.json", self.path / "resume"
         if path.exists():
             try:
-                point = json.loads(path.read_text())
+                point = from_json(read_text(path))
                 said = point.pop("sum", None)
             except (ValueError, AttributeError) as error:
                 raise RunError(f"{path} is damaged ({error})") from None

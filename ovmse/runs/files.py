@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -54,10 +55,25 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1))
 
 
+def read_text(path: Path) -> str:
+    """The text of a file; raises OSError, of a pipe too: reading one waits for its writer."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return path.read_text()
+
+
+def from_json(text: str) -> Any:
+    """``json.loads``, which raises ValueError for what is nested too deeply as well."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a file; empty if it is not there, not readable or something else."""
     try:
-        content = json.loads(path.read_text())
+        content = from_json(read_text(path))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -13,6 +13,9 @@ from ovmse.runs.files import folders_with, read_json
 from ovmse.runs.reading import RunError, read_metrics
 
 STATUSES = ("done", "running", "unfinished", "failed")
+RECORD = "sweep.json"
+KINDS: dict[str, Any] = {"state": str, "error": str, "notebook": str, "parameters": dict,
+                         "attempts": int, "seconds": int | float}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,17 @@ def list_runs(folder: str | Path) -> list[ListedRun]:
     if not folder.is_dir():
         raise RunError(f"there is no folder {folder}")
     listed = []
-    for path in sorted(folders_with(folder, "config.json", "sweep.json")):
-        config, record = read_json(path / "config.json"), read_json(path / "sweep.json")
+    for path in sorted(folders_with(folder, "config.json", RECORD)):
+        config, record = read_json(path / "config.json"), read_record(path)
         if record or "algorithm" in config:
             listed.append(_listed(path, {**record.get("parameters", {}), **config}, record))
     return listed
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a sweep says of a run in ``sweep.json``; what is of another kind is left out."""
+    record = read_json(folder / RECORD)
+    return {n: v for n, v in record.items() if isinstance(v, KINDS.get(n, object))}
 
 
 def within(value: float | None, low: float | None, high: float | None) -> bool:
@@ -57,29 +66,37 @@ def _listed(path: Path, settings: dict[str, Any], record: dict[str, Any]) -> Lis
     row: dict[str, Any] = {}
     with suppress(RunError, ValueError):  # none yet, or a line that is damaged
         row = (read_metrics(path) or [{}])[-1]
+    won = _kept(row.get("test_win_rate"), int | float)
     held = any(_is_held(path / name) for name in (".lock", ".sweep.lock"))
     status = record.get("state") or ("done" if (path / "result.json").exists() else "unfinished")
     if held and status != "done":
         status = "running"
     written = []
-    for name in ("config.json", "sweep.json", "metrics.jsonl", "result.json"):
+    for name in ("config.json", RECORD, "metrics.jsonl", "result.json"):
         with suppress(OSError):
             written.append((path / name).stat().st_mtime)
     return ListedRun(
         path,
         status,
-        str(settings.get("algorithm", "")),
-        str(settings.get("task", "")),
-        settings.get("seed"),
-        row.get("env_steps"),
-        row.get("test_win_rate"),
+        _kept(settings.get("algorithm"), str) or "",
+        _kept(settings.get("task"), str) or "",
+        _kept(settings.get("seed"), int),
+        _kept(row.get("env_steps"), int),
+        won if within(won, 0, 1) else None,
         time.time() - max(written, default=time.time()),
-        str(record.get("error", "")),
+        record.get("error", ""),
     )
+
+
+def _kept(value: Any, kind: Any) -> Any:
+    """A value that is of its kind; a damaged file may hold any."""
+    return value if isinstance(value, kind) else None
 
 
 def _is_held(lock: Path) -> bool:
     """Whether some process has locked the file; asks by sharing the lock for an instant."""
+    if not lock.is_file():  # a pipe would wait for its writer
+        return False
     try:
         with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

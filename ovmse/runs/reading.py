@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ovmse.config import with_defaults
 from ovmse.errors import UserError
-from ovmse.runs.files import folders_with, read_json
+from ovmse.runs.files import folders_with, from_json, read_json, read_text
 
 # Settings that older runs know by another name.
 RENAMED = {
@@ -58,7 +57,7 @@ def stored_config(path: str | Path) -> dict[str, Any]:
     """``config.json`` as it was written, in the names of today; raises RunError if it is not there
     or not JSON."""
     try:
-        config = json.loads((Path(path) / "config.json").read_text())
+        config = from_json(read_text(Path(path) / "config.json"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path} holds no readable config.json ({error})") from None
     if not isinstance(config, dict):
@@ -73,13 +72,13 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The rows of ``metrics.jsonl``. A last line that is still being written is left out. Raises
     RunError if a row is no JSON object."""
     try:
-        text = (Path(path) / "metrics.jsonl").read_text()
+        text = read_text(Path(path) / "metrics.jsonl")
     except (OSError, ValueError) as error:
         raise RunError(f"{path} holds no readable metrics.jsonl ({error})") from None
     rows = []
     for number, line in enumerate(text.split("\n")[:-1], 1):
         try:
-            row = json.loads(line)
+            row = from_json(line)
         except ValueError:
             row = None
         if not isinstance(row, dict):

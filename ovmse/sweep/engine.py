@@ -25,6 +25,7 @@ import psutil
 from dask.system import CPU_COUNT
 from distributed import Client, Future, LocalCluster, Security, wait
 from distributed.comm import connect
+from distributed.core import send_recv
 from distributed.scheduler import KilledWorker
 
 from ovmse.runs.code import learning_code_key
@@ -48,6 +49,7 @@ from ovmse.sweep.worker import (
 # unless that happens so often in a row without a further test.
 GIVE_UPS = 5
 MISMATCHES = 3  # workers in a row that differ: then the next will differ too
+ANSWER = 10.0  # seconds for a scheduler to answer; what is no scheduler may never do so
 ELSEWHERE = 5.0  # seconds until a run that another sweep has is first asked for again
 
 
@@ -290,13 +292,18 @@ def _require_answer(scheduler: str) -> None:
     """Tries the address first: a Client that never connected hangs when it is closed."""
 
     async def reach() -> None:
-        comm = await connect(scheduler, timeout=10, **Security().get_connection_args("client"))
-        await comm.close()
+        async with asyncio.timeout(ANSWER):  # connect's own leaves out the wait for a first word
+            comm = await connect(scheduler, **Security().get_connection_args("client"))
+            kind = (await send_recv(comm, op="identity"))["type"]
+        comm.abort()
+        if kind != "Scheduler":
+            raise OSError(f"it is a {kind.lower()}")
 
     with ThreadPoolExecutor(1) as pool:  # a notebook's own thread runs an event loop already
         error = pool.submit(asyncio.run, reach()).exception()
     if error is not None:  # of many kinds: no answer, no certificate, no address
-        raise RunError(f"--scheduler {scheduler} does not answer ({_first_line(error)})")
+        said = _first_line(error) if str(error) else f"nothing within {ANSWER:g} s"
+        raise RunError(f"--scheduler {scheduler} does not answer as Dask's does ({said})")
 
 
 def _local_cluster(workers: int) -> LocalCluster:

@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 
 from ovmse.runs.files import folders_with, read_json
+from ovmse.runs.listing import RECORD, read_record
 from ovmse.sweep.grid import Plan
 from ovmse.sweep.progress import Watched
-from ovmse.sweep.worker import RECORD, read_record
 
 # From the runs most like it to those that tell least.
 ALIKE = (("preset", "task", "algorithm"), ("preset", "task"), ("preset",))
@@ -48,8 +48,8 @@ def estimate(plan: Plan, folders: Iterable[Path], retry_failed: bool) -> Estimat
         settings = read_json(folder / "config.json")
         size = _size(folder) + _size(folder.parent / "pretrain") / len(os.listdir(folder.parent))
         for names in ALIKE:
-            kind = record["notebook"], names, *(settings.get(name) for name in names)
-            costs[kind].append((record["seconds"], size))
+            kind = record.get("notebook"), names, *(settings.get(name) for name in names)
+            costs[kind].append((record.get("seconds", 0.0), size))
     means = []
     for run in left:
         for names in ALIKE:

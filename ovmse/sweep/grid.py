@@ -108,13 +108,19 @@ def load_grid(path: str | Path) -> Grid:
             known = sorted(set(Grid.model_fields) - {"path"})
             raise UserError(f"{path}: there is no entry {name!r}{did_you_mean(str(name), known)}")
     try:
-        return Grid(**content, path=path)
+        grid = Grid(**content, path=path)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(
             f"{path}: {where}: got {_short(first['input'])}, {first['msg'].lower()}"
         ) from None
+    for name in grid.scales:  # a part of the name of the folder that the runs go to
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise UserError(
+                f"{path}: scales: got the name {_short(name)}, allowed: letters, digits, _, - and ."
+            )
+    return grid
 
 
 def grid_value(name: str, text: str) -> Any:
@@ -363,6 +369,24 @@ class _StrictLoader(yaml.SafeLoader):
 # 1e-3 is a number, as in Python and in YAML 1.2; YAML 1.1 asks for 1.0e-3.
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _number(loader: yaml.SafeLoader, node: Any) -> Any:
+    """010 is ten, as `seed=010` is everywhere else, and 1:30 a text; YAML 1.1 reads 8 and 90."""
+    if ":" in node.value:
+        return node.value
+    if re.fullmatch(r"[-+]?[0-9_]+", node.value):
+        return int(node.value.replace("_", ""))
+    name = node.tag.rpartition(":")[2]
+    return getattr(loader, f"construct_yaml_{name}")(node)
+
+
+for _tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+    _StrictLoader.add_constructor(_tag, _number)
+# 08 too, which YAML 1.1 takes for a text: 8 is no octal digit.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"[-+]?[0-9]+$"), list("-+0123456789")
 )
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ovmse.method.algorithms import ALGORITHMS
+from ovmse.runs.listing import read_record
 from ovmse.runs.reading import RunError, read_metrics
 from ovmse.runs.sharing import pretrain_directory
 from ovmse.sweep.grid import NotebookRun
-from ovmse.sweep.worker import read_record
 
 HEADER = ("run", "state", "phase", "at", "test battles won", "Q on fixed battles")
 OFFLINE_SHARE = 1 / 2  # of the time of a run, at the settings of `quick`

@@ -27,11 +27,11 @@ from filelock import FileLock, Timeout
 from traitlets.config import Config
 
 from ovmse.runs.code import EXPECTED, CodeChangedError
-from ovmse.runs.files import read_json, write_json
+from ovmse.runs.files import write_json
+from ovmse.runs.listing import RECORD, read_record
 from ovmse.sweep.fingerprint import difference, fingerprint
 from ovmse.sweep.grid import NotebookRun
 
-RECORD = "sweep.json"
 LOCK = ".sweep.lock"
 # The folder is at fault, not the run: whatever is written next would fail as well.
 FOLDER_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES)
@@ -263,11 +263,6 @@ def kill(processes: Iterable[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.Error):
             process.kill()
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """What ``sweep.json`` says; empty if it is not there or not readable."""
-    return read_json(folder / RECORD)
 
 
 def recorded(folder: Path) -> float:

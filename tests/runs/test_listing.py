@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -91,6 +92,39 @@ def test_the_export_is_the_table_that_analysis_reads(folder: Path, tmp_path: Pat
     only = tmp_path / "one.parquet"
     CliRunner().invoke(app, ["runs", str(folder), "--seed", "1", "--export", str(only)])
     assert set(curves(only).seed) == {1}
+
+
+DEEP = "[" * 100_000
+ODD = {  # what a file may hold; None: a pipe, ...: a directory
+    "config.json": ["[1]", "3", DEEP, '{"algorithm": ["x"], "task": {}, "seed": "0"}', None, ...],
+    "metrics.jsonl": ["null\n", "3\n", DEEP + "\n", '{"env_steps": "5", "test_win_rate": []}\n',
+                      '{"env_steps": {}, "test_win_rate": 1%s}\n' % ("0" * 400), None, ...],
+    "sweep.json": ['{"state": ["done"], "parameters": [1], "error": {"a": 1}}', "[1]", DEEP,
+                   '{"state": 3, "parameters": "x", "attempts": "y"}', None, ...],
+    ".lock": [None, ...],
+    "result.json": [None, ...],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content"), [(n, c) for n in ODD for c in ODD[n]])
+def test_whatever_lies_there_the_others_are_listed(
+    folder: Path, name: str, content: object
+) -> None:
+    for file in (odd := folder / "se_seed0" / name, odd.with_name("sweep.json")):
+        file.unlink(missing_ok=True)
+        file.write_text('{"state": "failed"}')  # so that it is a run, whatever config.json is
+    odd.unlink()
+    if content is None:
+        os.mkfifo(odd)
+    elif content is ...:
+        odd.mkdir()
+    else:
+        odd.write_text(str(content))
+    lines = {line[0]: line for line in listed(str(folder))}
+    assert len(lines) == 9
+    assert lines["se_seed0"][1] in ("done", "failed", "unfinished")
+    if name == "metrics.jsonl":
+        assert lines["se_seed0"][5:7] == ["", ""]
 
 
 @pytest.mark.parametrize(

@@ -264,6 +264,20 @@ def test_a_folder_of_something_else_is_refused_and_untouched(tmp_path: Path, nam
     assert file.read_text() == "mine"
 
 
+@pytest.mark.parametrize("below", ["sub", "snapshots/x", "pretrain/one", "a/b/c"])
+def test_a_run_inside_another_is_refused_and_nothing_is_written(tmp_path: Path, below: str) -> None:
+    outer = tmp_path / "runs/outer"
+    RunDirectory(outer, CONFIG).close()
+    before = sorted(tmp_path.rglob("*"))
+    (tmp_path / "link").symlink_to(outer)
+    for path in (outer / below, tmp_path / "link" / below):
+        with pytest.raises(RunError, match=f"lies inside the run in {outer}; choose one beside"):
+            RunDirectory(path, CONFIG)
+    (tmp_path / "link").unlink()
+    assert sorted(tmp_path.rglob("*")) == before
+    RunDirectory(outer.parent / "pretrain" / "one", CONFIG).close()  # beside it
+
+
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     for path in (tmp_path / "run", tmp_path / "run" / "below"):

@@ -237,6 +237,12 @@ QMIX = "notebook: 01_train\nparameters: {algorithm: qmix, task: climb_monotone"
         (QMIX + ", seed: [0, null]}", "two of the runs are the same"),
         (QMIX + ", <<: {seed: 1}, <<: {seed: 2}}", "'<<' stands twice"),
         (QMIX + "}\nthen: [02_q_drift, 02_q_drift]", "then: '02_q_drift' stands twice"),
+        (QMIX + ", seed: 1:30}", "seed: got '1:30', allowed: a valid integer"),
+        (QMIX + ", gamma: 0:0.9}", "gamma: got '0:0.9', allowed: a valid number"),
+        (QMIX + ", seed: [10, 010]}", "two of the runs are the same"),
+        (QMIX + "}\nscales: {../../x: {}}", "scales: got the name '../../x', allowed: letters"),
+        (QMIX + "}\nscales: {a: {}, b/c: {}}", "scales: got the name 'b/c', allowed: letters"),
+        (QMIX + "}\nscales: {'': {}}", "scales: got the name '', allowed: letters, digits"),
         ("notebook: ~nouser/x.ipynb", "there is no notebook"),
         ("notebook: !!python/object/apply:os.system [ls]", "is not YAML"),
         ("notebook: 01_train\nparameters: {task: 6h_vs_8z}",
@@ -262,6 +268,7 @@ def test_a_mistake_is_one_sentence_before_anything_starts(
         (["-p", "seed"], "got 'seed', allowed: NAME=VALUE"),
         (["-p", "seed="], "seed: got no value"),
         (["-p", "seed=1", "-p", "seed=2"], "seed: got it twice; give a list, such as [0, 1]"),
+        (["-p", "seed=1:30"], "seed: got '1:30', allowed: a valid integer"),
         (["-p", "seed=[1"], "seed: got '[1', allowed: a value, a range or a list"),
         (["-p", "sed=1"], "has no parameter 'sed'; did you mean 'seed'?"),
         (["--scheduler", "tcp://127.0.0.1:9", "--workers", "2"], "--workers is of this machine"),
@@ -367,6 +374,10 @@ def test_numbers_and_merged_mappings_are_read_as_yaml_1_2_does(tmp_path: Path) -
     """
     runs = expand(tmp_path, text, scale="large")
     assert runs == [{"rate": 0.001, "size": 3}, {"rate": 200_000.0, "size": 3}]
+    text = "notebook: plain.ipynb\nparameters: {size: [010, 08, -012, 0x10, 1_000, 1:30]}"
+    sizes = [run["size"] for run in expand(tmp_path, text)]
+    assert sizes == [10, 8, -12, 16, 1000, "1:30"]
+    assert [grids.grid_value("seed", text) for text in ("010", "[08]")] == [10, [8]]
 
 
 def test_the_estimate_is_the_mean_of_the_runs_most_alike(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ import pytest
 import safetensors
 from sweeps import Sweep, alive, measured, scheduler, worker
 
-from ovmse.runs.listing import list_runs
-from ovmse.sweep.worker import read_record
+from ovmse.runs.listing import list_runs, read_record
 
 
 @pytest.fixture(scope="module")

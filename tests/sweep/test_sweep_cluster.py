@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import threading
 import time
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 from sweeps import Sweep, copied_code, scheduler, waiting_grid, worker
 
-from ovmse.runs.listing import list_runs
+from ovmse.runs.listing import list_runs, read_record
 from ovmse.sweep.engine import sweep
 from ovmse.sweep.grid import load_grid, plan
-from ovmse.sweep.worker import read_record
 
 
 def another_state(folder: Path) -> Path:
@@ -97,8 +101,40 @@ def test_a_signal_stops_the_notebooks_of_this_sweep_alone_on_a_shared_cluster(
         assert other.end(timeout=30)[0] == 130
 
 
-def test_a_scheduler_that_does_not_answer_is_one_sentence(grid: Path, tmp_path: Path) -> None:
-    code, _, err = Sweep(grid, tmp_path / "runs", "--scheduler", "tcp://127.0.0.1:9").end(90)
-    assert code == 2
-    assert err.startswith("ovmse: --scheduler tcp://127.0.0.1:9 does not answer")
-    assert len(err.splitlines()) == 1
+def refused(grid: Path, tmp_path: Path, address: str) -> str:
+    """Why an address is no scheduler's, as the one sentence says it."""
+    options = ("--scheduler", address)
+    code, _, err = Sweep(grid, tmp_path / "runs", *options).end(timeout=60)
+    before = f"ovmse: --scheduler {address} does not answer as Dask's does ("
+    assert (code, err[: len(before)], len(err.splitlines())) == (2, before, 1)
+    return err[len(before) : -2]
+
+
+def test_what_is_no_scheduler_is_one_sentence(grid: Path, tmp_path: Path) -> None:
+    assert refused(grid, tmp_path, "tcp://127.0.0.1:9") == "nothing within 10 s"
+    assert "'no'" in refused(grid, tmp_path, "no://127.0.0.1:9")
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.server_port}"
+        assert refused(grid, tmp_path, address) == "nothing within 10 s"
+        server.shutdown()
+    with scheduler(tmp_path) as (address, _), worker(address, tmp_path):
+        with Client(address, set_as_default=False) as client:
+            (of_worker,) = client.ncores()
+        assert refused(grid, tmp_path, of_worker) == "it is a worker"
+
+
+def test_a_second_signal_ends_what_waits_at_once(grid: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        sweep = Sweep(grid, tmp_path / "runs", "--scheduler", address)
+        there, _ = silent.accept()
+        began = time.monotonic()
+        sweep.process.terminate()
+        with suppress(subprocess.TimeoutExpired):  # the first ends it once the wait is over
+            sweep.process.wait(1)
+        sweep.process.terminate()
+        sweep.end(timeout=5)
+        there.close()
+    assert time.monotonic() - began < 5

@@ -27,10 +27,9 @@ from sweeps import (
     write_notebook,
 )
 
-from ovmse.runs.listing import list_runs
+from ovmse.runs.listing import list_runs, read_record
 from ovmse.sweep import worker
 from ovmse.sweep.engine import GIVE_UPS
-from ovmse.sweep.worker import read_record
 
 
 def test_2s3z_killed_workers_change_nothing(tmp_path: Path) -> None:
@@ -72,6 +71,19 @@ def test_a_signal_stops_every_kernel_and_leaves_no_process(
     assert code == 130
     assert err == "ovmse: stopped; the same command continues\n"
     psutil.wait_procs(below, timeout=5)
+    assert not alive(below)
+    assert {run.status for run in list_runs(tmp_path)} == {"unfinished"}
+
+
+def test_an_impatient_second_signal_leaves_no_process_either(grid: Path, tmp_path: Path) -> None:
+    sweep = Sweep(grid, tmp_path, "-p", "online_steps=1000000")
+    sweep.until(sweep.training)
+    below = sweep.below()
+    sweep.process.terminate()
+    time.sleep(0.5)  # until the first is heard: two at once are one
+    sweep.process.send_signal(signal.SIGINT)
+    sweep.end(timeout=30)
+    psutil.wait_procs(below, timeout=10)
     assert not alive(below)
     assert {run.status for run in list_runs(tmp_path)} == {"unfinished"}
 
