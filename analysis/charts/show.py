@@ -25,9 +25,13 @@ def show(chart: alt.TopLevelMixin) -> None:
 
 def show_table(table: pd.DataFrame) -> None:
     """Display a table for readers (see `analysis.tables.readable`), without row numbers."""
-    text = readable(table)
-    html = text.to_html(index=False, border=0)
-    display({"text/html": html, "text/plain": text.to_string(index=False)}, raw=True)
+    show_text(readable(table))
+
+
+def show_text(table: pd.DataFrame) -> None:
+    """Display a table as it is, without row numbers."""
+    html = table.to_html(index=False, border=0)
+    display({"text/html": html, "text/plain": table.to_string(index=False)}, raw=True)
 
 
 def mimebundle(chart: alt.TopLevelMixin) -> dict:

@@ -8,7 +8,6 @@ from html import escape
 from IPython.display import display
 from ipywidgets import HTML
 
-from analysis.charts.theme import INK
 from analysis.widgets.live import has_front_end
 from ovmse.cli.terminal import report_end, show_sweep
 from ovmse.sweep.progress import HEADER, SweepProgress
@@ -60,7 +59,7 @@ def as_html(state: SweepProgress, title: str) -> str:
     more = len(state.runs) - len(shown)
     rest = f"<div>and {more:,} more</div>" if more else ""
     return (
-        f'<div style="color:{INK};line-height:1.5"><b>{escape(title)}</b>'
+        f'<div style="line-height:1.5"><b>{escape(title)}</b>'
         f'<div style="display:flex;height:8px;max-width:640px;margin:4px 0">{bar}</div>'
         f"<div>{escape(state.summary())}</div>"
         f"<table><tr>{head}</tr>{body}</table>{rest}</div>"

@@ -1,0 +1,73 @@
+"""The runs that there are, to choose from instead of pasting paths."""
+
+from __future__ import annotations
+
+import time
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import display
+from ipywidgets import HTML, SelectMultiple, VBox
+
+from analysis.charts.show import show_text
+from analysis.charts.theme import STYLES, label
+from analysis.tables import per_cent
+from analysis.widgets.live import has_front_end
+from ovmse.runs.files import DATA_DIR, PROJECT, RUNS
+from ovmse.runs.listing import ListedRun, list_runs
+
+SHOWN = 12  # lines of the list before it scrolls, and of the table where nobody can
+
+
+def pick_runs(*folders: str | Path) -> None:
+    """Lists the runs of `folders` (by default those made here, then the shipped ones).
+
+    With a person in front they can be marked, and the line to put into the parameters cell stands
+    below: what the notebook shows is always what that cell says. Elsewhere the newest are a table.
+    """
+    chosen = [Path(f) for f in folders or (RUNS, DATA_DIR / "runs") if Path(f).is_dir()]
+    runs = [run for folder in chosen for run in list_runs(folder) if run.env_steps is not None]
+    runs.sort(key=lambda run: run.age)
+    if not runs:
+        print("There are no runs yet: notebook 01_train makes one.")
+        return
+    if not has_front_end():
+        show_text(pd.DataFrame([_row(run) for run in runs[:SHOWN]]))
+        return
+    rows = [tuple(_row(run).values()) for run in runs]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    texts = ["  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)) for row in rows]
+    choice = SelectMultiple(options=list(zip(texts, runs, strict=True)), rows=min(SHOWN, len(runs)))
+    choice.layout.width = "690px"
+    choice.style.font_family = "monospace"
+    line = HTML()
+
+    def say(_: object = None) -> None:
+        places = [_place(run.path) for run in choice.value]
+        given = repr(places[0] if len(places) == 1 else places)
+        into = f"Put into the parameters cell: <code>runs = {escape(given)}</code>"
+        line.value = into if places else "Mark one run or several."
+
+    choice.observe(say, "value")
+    say()
+    display(VBox([choice, line]))
+
+
+def _row(run: ListedRun) -> dict[str, str]:
+    """A run as its reader sees it."""
+    known = run.algorithm in STYLES
+    return {
+        "algorithm": label(run.algorithm) if known else run.algorithm,
+        "task": run.task,
+        "seed": "" if run.seed is None else str(run.seed),
+        "last win rate": "" if run.test_win_rate is None else per_cent(run.test_win_rate),
+        "written": time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() - run.age)),
+        "folder": _place(run.path),
+    }
+
+
+def _place(path: Path) -> str:
+    """A folder as the parameters cell takes it: from the project where it lies within."""
+    path = path.resolve()
+    return str(path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path)
