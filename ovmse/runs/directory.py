@@ -32,7 +32,7 @@ from torch import Tensor
 
 from ovmse.config import with_defaults
 from ovmse.runs.code import made_by
-from ovmse.runs.files import from_json, read_json, read_text, replacing, write_json
+from ovmse.runs.files import from_json, named_path, read_json, read_text, replacing, write_json
 from ovmse.runs.reading import RunError, stored_config
 
 LINES = ("metrics.jsonl", "events.jsonl")
@@ -62,7 +62,7 @@ class RunDirectory:
         wait: float = 0,
         notes: dict[str, Any] | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = named_path(path, "run_dir")
         for outer in self.path.resolve().parents:
             if (outer / "config.json").is_file() and (outer / "snapshots").is_dir():
                 raise RunError(f"{self.path} lies inside the run in {outer}; choose one beside it")

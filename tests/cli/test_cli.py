@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from conftest import ROOT
 from typer.testing import CliRunner
 
 from ovmse.cli.app import app, one_sentence
@@ -57,6 +58,35 @@ def test_a_wrong_setting_is_one_sentence(
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/x.h5", "a\0b.h5"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train PATH", "train RUN dataset=PATH", "sweep PATH", "sweep GRID --folder PATH",
+        "runs PATH", "runs RUN --export PATH", "data make --out PATH",
+        "data make --ladder PATH --out RUN.h5",
+        "data ladder --out PATH", "data ladder --work-dir PATH", "data info PATH",
+    ],
+)  # fmt: skip
+def test_what_can_be_no_path_is_one_sentence(command: str, path: str, tmp_path: Path) -> None:
+    names = {"PATH": path, "RUN": str(tmp_path), "RUN.h5": str(tmp_path / "x.h5"),
+             "GRID": str(ROOT / "notebooks/grids/figure1.yaml")}  # fmt: skip
+    words = [word.replace("PATH", path) for word in command.split()]
+    done = CliRunner().invoke(app, [names.get(word, word) for word in words])
+    assert done.exit_code == 2
+    assert f": got {path!r}, allowed: a path" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_home_is_found_where_a_shell_leaves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = CliRunner().invoke(app, ["runs", "~/none"])
+    assert done.stderr == f"ovmse: there is no folder {tmp_path}/none\n"
 
 
 def test_an_error_of_ours_keeps_its_traceback() -> None:
