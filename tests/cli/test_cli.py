@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
 from conftest import ROOT
+from sweeps import require_whole_files, small_disk, write_climb_dataset
 from typer.testing import CliRunner
 
+from bench.sweeps import measured
 from ovmse.cli.app import app, one_sentence
 from ovmse.errors import UserError
 from ovmse.runs.reading import read_config, read_metrics
@@ -87,6 +90,35 @@ def test_a_home_is_found_where_a_shell_leaves_it(
     monkeypatch.setenv("HOME", str(tmp_path))
     done = CliRunner().invoke(app, ["runs", "~/none"])
     assert done.stderr == f"ovmse: there is no folder {tmp_path}/none\n"
+
+
+KINDS = ("config.json", "events.jsonl", "snapshots/online_", "resume/state_", "fixed.h5")
+
+
+def test_a_full_disk_is_one_sentence_and_the_same_command_continues(tmp_path: Path) -> None:
+    """Whatever finds no room, a little more each time: settings, lines, weights, battles."""
+    data, disk = write_climb_dataset(tmp_path / "climb.h5"), tmp_path / "disk"
+    options = ["--task", "climb_monotone", "--dataset", str(data), *TINY[:2], "fixed_battles=64"]
+    options += ["offline_updates=2", "online_steps=800", "test_interval=400", "num_envs=8",
+                "hidden_size=8", "embed_size=4", "hypernet_size=8"]  # fmt: skip
+    assert CliRunner().invoke(app, ["train", str(tmp_path / "whole/run"), *options]).exit_code == 0
+    refused = set()
+    with small_disk("4k", disk):
+        for size in range(8, 1000, 8):
+            done = CliRunner().invoke(app, ["train", str(disk / "run"), *options])
+            if done.exit_code == 0:
+                break
+            assert done.exit_code == 2, done.exception
+            sentence = done.stderr.splitlines()
+            assert len(sentence) == 1 and "No space left on device" in sentence[0]
+            assert str(disk) in sentence[0]
+            refused |= {word for word in KINDS if word in sentence[0]}
+            require_whole_files(disk, least=0)
+            left = [file.name for file in disk.rglob(".*") if file.name != ".lock"]
+            assert not left
+            subprocess.run(["mount", "-o", f"remount,size={size}k", str(disk)], check=True)
+        assert refused == set(KINDS)
+        assert measured(disk / "run") == measured(tmp_path / "whole/run")
 
 
 def test_an_error_of_ours_keeps_its_traceback() -> None:
