@@ -14,7 +14,7 @@ from IPython.display import display
 
 from ovmse.config import did_you_mean
 from ovmse.errors import UserError
-from ovmse.runs.files import PROJECT, RUNS, from_project
+from ovmse.runs.files import PROJECT, RUNS, from_project, named_path
 from ovmse.sweep.notebook_source import assigned
 
 
@@ -84,5 +84,5 @@ def runs_folder(given: str, default: str) -> Path:
     """A folder of runs: absolute as given, else from the repository, whatever the working
     directory. Nothing given means `default` within `runs/` (or within $OVMSE_RUNS)."""
     if given:
-        return PROJECT / Path(given).expanduser()
+        return PROJECT / named_path(given, "runs")
     return RUNS / default

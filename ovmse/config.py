@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ovmse.envs import BACKENDS, MAPS
 from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS, CQL_FORMS, EXPLORATIONS
+from ovmse.runs.files import named_path
 
 AlgorithmName = Literal[tuple(ALGORITHMS)]  # type: ignore[valid-type]
 ExplorationName = Literal[EXPLORATIONS]  # type: ignore[valid-type]
@@ -266,7 +267,8 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> Config:
-        """The settings that limit each other."""
+        """What can be no path, and the settings that limit each other."""
+        named_path(self.dataset, "dataset")
         if self.task not in MAPS[self.backend]:
             if allowed := _backends(self.task, ()):
                 raise UserError(

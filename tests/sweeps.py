@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
+import safetensors
 import yaml
 from distributed import Client
 
@@ -190,3 +192,32 @@ def worker(address: str, folder: Path, threads: int = 1, project: Path = ROOT) -
             client.wait_for_workers(there + 1, timeout=60)
             client.close()
             yield
+
+
+@contextmanager
+def small_disk(size: str, at: Path) -> Iterator[None]:
+    at.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(at)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here (that takes root)")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(at)], check=True)
+
+
+def require_whole_files(folder: Path, least: int = 1) -> None:
+    """Nothing that carries a final name is cut off."""
+    checked = 0
+    for path in folder.rglob("*"):
+        if path.name.startswith("."):
+            continue  # locks, and temporaries that a killed process leaves
+        if path.suffix in (".json", ".ipynb"):
+            json.loads(path.read_text())
+        elif path.suffix == ".safetensors":
+            with safetensors.safe_open(path, "np") as file:
+                assert file.keys()
+        else:
+            continue
+        checked += 1
+    assert checked >= least

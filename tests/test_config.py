@@ -17,6 +17,8 @@ BAD = [
     ("algorithm", "ovmsee", "'ovmse'"),
     ("task", "4m", "'2s3z'"),
     ("dataset", "", "at least 1 character"),
+    ("dataset", "~nosuchuser/x.h5", "a path; there is no user 'nosuchuser'"),
+    ("dataset", "a\0b.h5", "a path without a zero byte"),
     ("backend", "sc2", "'smax'"),
     ("preset", "huge", "'tiny', 'quick' or 'paper'"),
     ("seed", -1, "greater than or equal to 0"),

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from ovmse.datasets.dataset import data_folder
 from ovmse.datasets.hdf5 import load_dataset
 from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS
-from ovmse.runs.files import RUNS
+from ovmse.runs.files import RUNS, named_path
 from ovmse.runs.listing import STATUSES, list_runs, within
 from ovmse.sweep.engine import default_workers
 from ovmse.sweep.engine import sweep as run_sweep
@@ -28,13 +29,24 @@ from ovmse.training import train as train_run
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 data = typer.Typer(no_args_is_help=True, help="Offline datasets: make one, look at one.")
 app.add_typer(data, name="data")
+
+
+def given_path(text: str) -> Path:
+    """A path as it was typed: a shell expands no `~` in `--out=~/x`."""
+    with one_sentence():
+        return named_path(text)
+
+
+path_argument = partial(typer.Argument, parser=given_path)
+path_option = partial(typer.Option, parser=given_path, metavar="PATH")
+
 Task = Annotated[str, typer.Option(help="The map, such as 2s3z.")]
 
 
 @app.command()
 def train(
     context: typer.Context,
-    run_dir: Annotated[Path, typer.Argument(help="Where the run is kept, and resumed from.")],
+    run_dir: Annotated[Path, path_argument(help="Where the run is kept, and resumed from.")],
     settings: Annotated[
         list[str] | None, typer.Argument(help="Any setting as NAME=VALUE, such as online_lr=3e-4.")
     ] = None,
@@ -70,7 +82,7 @@ def train(
 
 @app.command()
 def sweep(
-    grid: Annotated[Path, typer.Argument(help="A grid file, such as notebooks/grids/figure1.yaml")],
+    grid: Annotated[Path, path_argument(help="A grid file, such as notebooks/grids/figure1.yaml")],
     parameter: Annotated[
         list[str] | None,
         typer.Option("--parameter", "-p", help="NAME=VALUES instead of the grid's: seed=0..2"),
@@ -79,7 +91,7 @@ def sweep(
         str | None, typer.Option(help="One of the grid's scales; else its first.")
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="Where the runs go; else runs/GRID_SCALE.")
+        Path | None, path_option(help="Where the runs go; else runs/GRID_SCALE.")
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Runs at once here; else one for each core.")
@@ -132,7 +144,7 @@ def sweep(
 
 @app.command()
 def runs(
-    folder: Annotated[Path, typer.Argument(help="A folder of runs.")] = RUNS,
+    folder: Annotated[Path, path_argument(help="A folder of runs.")] = RUNS,
     status: Annotated[str | None, typer.Option(help=f"One of {', '.join(STATUSES)}.")] = None,
     algorithm: Annotated[str | None, typer.Option(help="Only this one.")] = None,
     task: Annotated[str | None, typer.Option(help="Only this map.")] = None,
@@ -143,7 +155,7 @@ def runs(
     newer_than: Annotated[float | None, typer.Option(help="Minutes since it last wrote.")] = None,
     export_to: Annotated[
         Path | None,
-        typer.Option("--export", help="Write their measurements to this file.parquet."),
+        path_option("--export", help="Write their measurements to this file.parquet."),
     ] = None,
 ) -> None:
     """Lists the runs below a folder: status, algorithm, map, seed, last win rate, age.
@@ -179,9 +191,9 @@ def runs(
 def make(
     task: Task = "2s3z",
     quality: Annotated[str, typer.Option(help="medium or medium_replay.")] = "medium",
-    out: Annotated[Path | None, typer.Option(help="The file; else data/TASK_QUALITY.h5.")] = None,
+    out: Annotated[Path | None, path_option(help="The file; else data/TASK_QUALITY.h5.")] = None,
     ladder: Annotated[
-        Path | None, typer.Option(help="A folder of policies; else the shipped one of the map.")
+        Path | None, path_option(help="A folder of policies; else the shipped one of the map.")
     ] = None,
     episodes: Annotated[int, typer.Option(min=1, help="Battles.")] = 2_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the battles.")] = 0,
@@ -213,8 +225,8 @@ def make(
 @data.command()
 def ladder(
     task: Task = "2s3z",
-    out: Annotated[Path | None, typer.Option(help="The folder; else data/ladders/TASK.")] = None,
-    work_dir: Annotated[Path | None, typer.Option(help="Where the training is kept.")] = None,
+    out: Annotated[Path | None, path_option(help="The folder; else data/ladders/TASK.")] = None,
+    work_dir: Annotated[Path | None, path_option(help="Where the training is kept.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the ladder there.")] = False,
 ) -> None:

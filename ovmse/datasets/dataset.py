@@ -15,7 +15,7 @@ from ovmse.config import did_you_mean
 from ovmse.envs.base import EnvSpec
 from ovmse.episodes import Episode
 from ovmse.errors import UserError
-from ovmse.runs.files import DATA_DIR
+from ovmse.runs.files import DATA_DIR, named_path
 
 
 class DatasetError(UserError):
@@ -81,7 +81,7 @@ def dataset_path(task: str, dataset: str, backend: str) -> Path:
 
 def find_dataset(name_or_path: str | Path, backend: str = "smax") -> Path:
     """The file that ``load_dataset`` reads for a name or path; raises DatasetError if none."""
-    path, folder = Path(name_or_path), data_folder(backend)
+    path, folder = named_path(name_or_path, "dataset"), data_folder(backend)
     bare = path.name == str(name_or_path)  # no folder is named
     if path.is_file() and (path.suffix or not bare):
         return path

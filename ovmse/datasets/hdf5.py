@@ -27,6 +27,7 @@ What files of other projects may do differently:
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -83,9 +84,9 @@ def write_dataset(
 ) -> Path:
     """Writes episodes to one file, atomically: it is whole or as it was.
 
-    episodes may be a generator; 32 padded ones are in memory at a time. Only battles are stored:
-    ``exploration`` and ``q_offline`` are not. provenance becomes root attributes beside the task
-    and its sizes; lists and dicts become JSON. The same battles give the same bytes.
+    episodes may be a generator; in memory are 32 padded ones at a time, and the file. Only battles
+    are stored: ``exploration`` and ``q_offline`` are not. provenance becomes root attributes beside
+    the task and its sizes; lists and dicts become JSON. The same battles give the same bytes.
 
     Raises DatasetError if there is no episode, if one does not fit ``spec`` or could not be read
     back (see ``load_dataset``), or if provenance holds what an attribute cannot.
@@ -102,7 +103,7 @@ def write_dataset(
         "filled": ((1,), np.int64, 1),
     }
     attributes = _attributes(spec, provenance)
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with _writing(path) as file:
         for name, (tail, dtype, end) in layout.items():
             file.create_dataset(
                 name,
@@ -149,6 +150,17 @@ def write_dataset(
                     f"provenance: {name!r} cannot be an HDF5 attribute ({error})"
                 ) from error
     return path
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[h5py.File]:
+    """A new file, which is at ``path`` once the block ends well. It grows in memory: HDF5 cannot
+    even close one that the disk has no room for."""
+    content = io.BytesIO()
+    with replacing(path) as temporary, temporary.open("wb") as written:
+        with h5py.File(content, "w") as file:
+            yield file
+        written.write(content.getbuffer())
 
 
 def _attributes(spec: EnvSpec, provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,15 @@ from torch import Tensor
 
 from ovmse.config import with_defaults
 from ovmse.runs.code import made_by
-from ovmse.runs.files import from_json, read_json, read_text, replacing, write_json
+from ovmse.runs.files import (
+    from_json,
+    named_path,
+    naming,
+    read_json,
+    read_text,
+    replacing,
+    write_json,
+)
 from ovmse.runs.reading import RunError, stored_config
 
 LINES = ("metrics.jsonl", "events.jsonl")
@@ -62,7 +70,7 @@ class RunDirectory:
         wait: float = 0,
         notes: dict[str, Any] | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = named_path(path, "run_dir")
         for outer in self.path.resolve().parents:
             if (outer / "config.json").is_file() and (outer / "snapshots").is_dir():
                 raise RunError(f"{self.path} lies inside the run in {outer}; choose one beside it")
@@ -190,8 +198,9 @@ class RunDirectory:
         """One line to ``metrics.jsonl`` or ``events.jsonl``."""
         line = json.dumps(record, allow_nan=False, separators=(", ", ": "))
         written = line.encode() + b"\n"
-        self._files[name].write(written)
-        self._files[name].flush()
+        with naming(self.path / name):
+            self._files[name].write(written)
+            self._files[name].flush()
         self._sums[name].update(written)
 
     def snapshot(self, name: str, tensors: dict[str, Tensor]) -> None:
@@ -287,7 +296,8 @@ class RunDirectory:
     def close(self) -> None:
         """Releases the directory for other processes."""
         for file in getattr(self, "_files", {}).values():
-            file.close()
+            with contextlib.suppress(OSError):  # of a line that found no room: it is cut off anyway
+                file.close()
         self._lock.release()
 
     def __enter__(self) -> RunDirectory:

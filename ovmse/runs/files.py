@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ovmse.errors import UserError
+
 PACKAGE = Path(__file__).resolve().parents[1]  # ovmse/
 PROJECT = PACKAGE.parent
 RUNS = Path(os.environ.get("OVMSE_RUNS") or PROJECT / "runs")
@@ -22,8 +24,19 @@ def from_project(settings: dict[str, Any]) -> dict[str, Any]:
     A name without a folder is looked up."""
     dataset = settings.get("dataset")
     if isinstance(dataset, str) and dataset.endswith((".h5", ".hdf5")) and os.sep in dataset:
-        return {**settings, "dataset": str(PROJECT / Path(dataset).expanduser())}
+        return {**settings, "dataset": str(PROJECT / named_path(dataset, "dataset"))}
     return settings
+
+
+def named_path(given: str | Path, what: str = "path") -> Path:
+    """A path as a person names it, `~` being a home; raises UserError for what can be none."""
+    text = str(given)
+    if "\0" in text:
+        raise UserError(f"{what}: got {text!r}, allowed: a path without a zero byte")
+    if (path := os.path.expanduser(text)).startswith("~"):
+        user = path[1:].split(os.sep)[0]
+        raise UserError(f"{what}: got {text!r}, allowed: a path; there is no user {user!r}")
+    return Path(path)
 
 
 def folders_with(folder: Path, *names: str) -> list[Path]:
@@ -41,12 +54,23 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with naming(path):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """The system's errors name the file: of a full disk they do not by themselves."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:

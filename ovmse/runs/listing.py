@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ovmse.runs.files import folders_with, read_json
+from ovmse.runs.files import folders_with, named_path, read_json
 from ovmse.runs.reading import RunError, read_metrics
 
 STATUSES = ("done", "running", "unfinished", "failed")
@@ -38,7 +38,7 @@ def list_runs(folder: str | Path) -> list[ListedRun]:
 
     A run is a directory with a ``sweep.json`` or with the ``config.json`` of an algorithm.
     """
-    folder = Path(folder)
+    folder = named_path(folder, "runs")
     if not folder.is_dir():
         raise RunError(f"there is no folder {folder}")
     listed = []

@@ -8,7 +8,7 @@ from typing import Any
 
 from ovmse.config import with_defaults
 from ovmse.errors import UserError
-from ovmse.runs.files import folders_with, from_json, read_json, read_text
+from ovmse.runs.files import folders_with, from_json, named_path, read_json, read_text
 
 # Settings that older runs know by another name.
 RENAMED = {
@@ -27,9 +27,9 @@ def find_runs(source: str | Path | Iterable[str | Path]) -> list[Path]:
     Raises RunError if there is none.
     """
     if isinstance(source, str | Path):
-        candidates = sorted(folders_with(Path(source), "config.json"))
+        candidates = sorted(folders_with(named_path(source, "runs"), "config.json"))
     else:
-        candidates = [Path(path) for path in source]
+        candidates = [named_path(path, "runs") for path in source]
     found = [
         p
         for p in candidates

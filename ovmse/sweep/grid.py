@@ -18,7 +18,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import re
 import reprlib
 from collections.abc import Iterator, Sequence
@@ -34,7 +33,7 @@ from ovmse.datasets.dataset import DatasetError, dataset_path, file_checksum, la
 from ovmse.datasets.hdf5 import require_source
 from ovmse.errors import UserError
 from ovmse.runs.code import checksums, learning_code_key
-from ovmse.runs.files import PROJECT, from_project
+from ovmse.runs.files import PROJECT, from_project, named_path
 from ovmse.sweep.fingerprint import fingerprint
 from ovmse.sweep.notebook_source import code_checksum, parameters_cell
 
@@ -92,7 +91,7 @@ class Plan:
 
 def load_grid(path: str | Path) -> Grid:
     """Reads a grid file; raises UserError with one sentence if it is not well-formed."""
-    path = Path(path)
+    path = named_path(path, "grid")
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -155,7 +154,7 @@ def plan(
             "(--max-runs allows more)"
         )
     code = learning_code_key()
-    home = Path(folder).resolve() / f"code-{code}"
+    home = named_path(folder, "folder").resolve() / f"code-{code}"
     builder = _Builder(_find_notebook(grid.notebook, grid.path), home, code)
     varied = [name for axis in axes if len(axis) > 1 for name in axis[0]]
     runs = []
@@ -263,7 +262,7 @@ def _last_run(name: str, grid: Path, runs: list[NotebookRun], code: str) -> Note
 
 def _find_notebook(name: str, grid: Path) -> Path:
     if name.endswith(".ipynb"):
-        return (grid.parent / os.path.expanduser(name)).resolve()
+        return (grid.parent / named_path(name, "notebook")).resolve()
     folder = PROJECT / "notebooks"
     if not (folder / f"{name}.ipynb").exists():
         known = sorted(p.stem for p in folder.glob("*.ipynb"))

@@ -14,6 +14,7 @@ from ovmse.config import Config
 from ovmse.method.algorithms import ALGORITHMS
 from ovmse.runs.code import made_by
 from ovmse.runs.directory import RunDirectory
+from ovmse.runs.files import named_path
 from ovmse.runs.reading import RunError, read_config, read_metrics
 from ovmse.runs.sharing import dataset_checksum, pretrain_directory
 from ovmse.training.finetuning import finetune
@@ -32,7 +33,7 @@ def train(config: Config, run_dir: str | Path) -> Iterator[Progress]:
     RunError if another process runs in ``run_dir``, if it holds a run with other settings, or an
     unfinished one that other learning code began; DatasetError on bad data.
     """
-    run_dir = Path(run_dir)
+    run_dir = named_path(run_dir, "run_dir")
     require_device(config)  # before the run directory takes these settings as its own
     settings = config.model_dump()
     notes: dict[str, str | None] = {"pretrained": None}

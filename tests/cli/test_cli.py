@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
+from conftest import ROOT
+from sweeps import require_whole_files, small_disk, write_climb_dataset
 from typer.testing import CliRunner
 
+from bench.sweeps import measured
 from ovmse.cli.app import app, one_sentence
 from ovmse.errors import UserError
 from ovmse.runs.reading import read_config, read_metrics
@@ -57,6 +61,64 @@ def test_a_wrong_setting_is_one_sentence(
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/x.h5", "a\0b.h5"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train PATH", "train RUN dataset=PATH", "sweep PATH", "sweep GRID --folder PATH",
+        "runs PATH", "runs RUN --export PATH", "data make --out PATH",
+        "data make --ladder PATH --out RUN.h5",
+        "data ladder --out PATH", "data ladder --work-dir PATH", "data info PATH",
+    ],
+)  # fmt: skip
+def test_what_can_be_no_path_is_one_sentence(command: str, path: str, tmp_path: Path) -> None:
+    names = {"PATH": path, "RUN": str(tmp_path), "RUN.h5": str(tmp_path / "x.h5"),
+             "GRID": str(ROOT / "notebooks/grids/figure1.yaml")}  # fmt: skip
+    words = [word.replace("PATH", path) for word in command.split()]
+    done = CliRunner().invoke(app, [names.get(word, word) for word in words])
+    assert done.exit_code == 2
+    assert f": got {path!r}, allowed: a path" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_home_is_found_where_a_shell_leaves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = CliRunner().invoke(app, ["runs", "~/none"])
+    assert done.stderr == f"ovmse: there is no folder {tmp_path}/none\n"
+
+
+KINDS = ("config.json", "events.jsonl", "snapshots/online_", "resume/state_", "fixed.h5")
+
+
+def test_a_full_disk_is_one_sentence_and_the_same_command_continues(tmp_path: Path) -> None:
+    """Whatever finds no room, a little more each time: settings, lines, weights, battles."""
+    data, disk = write_climb_dataset(tmp_path / "climb.h5"), tmp_path / "disk"
+    options = ["--task", "climb_monotone", "--dataset", str(data), *TINY[:2], "fixed_battles=64"]
+    options += ["offline_updates=2", "online_steps=800", "test_interval=400", "num_envs=8",
+                "hidden_size=8", "embed_size=4", "hypernet_size=8"]  # fmt: skip
+    assert CliRunner().invoke(app, ["train", str(tmp_path / "whole/run"), *options]).exit_code == 0
+    refused = set()
+    with small_disk("4k", disk):
+        for size in range(8, 1000, 8):
+            done = CliRunner().invoke(app, ["train", str(disk / "run"), *options])
+            if done.exit_code == 0:
+                break
+            assert done.exit_code == 2, done.exception
+            sentence = done.stderr.splitlines()
+            assert len(sentence) == 1 and "No space left on device" in sentence[0]
+            assert str(disk) in sentence[0]
+            refused |= {word for word in KINDS if word in sentence[0]}
+            require_whole_files(disk, least=0)
+            left = [file.name for file in disk.rglob(".*") if file.name != ".lock"]
+            assert not left
+            subprocess.run(["mount", "-o", f"remount,size={size}k", str(disk)], check=True)
+        assert refused == set(KINDS)
+        assert measured(disk / "run") == measured(tmp_path / "whole/run")
 
 
 def test_an_error_of_ours_keeps_its_traceback() -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,17 @@ import torch
 from conftest import ROOT
 from reference import SMALL
 
+from analysis.notebook import runs_folder
+from ovmse.config import Config
+from ovmse.datasets.hdf5 import load_dataset
+from ovmse.errors import UserError
 from ovmse.method.learner import new_q_function
 from ovmse.runs.directory import RunDirectory, read_tensors, write_tensors
-from ovmse.runs.files import write_json
+from ovmse.runs.files import from_project, write_json
+from ovmse.runs.listing import list_runs
 from ovmse.runs.reading import RunError, find_runs, read_config, read_metrics, snapshot_steps
+from ovmse.sweep.grid import load_grid
+from ovmse.training import train
 from ovmse.training.phase import load_weights
 
 CONFIG = {"algorithm": "ovmse", "seed": 3, "pretrained": None, "gamma": 0.99}
@@ -262,6 +269,21 @@ def test_a_folder_of_something_else_is_refused_and_untouched(tmp_path: Path, nam
         RunDirectory(tmp_path, CONFIG)
     assert sorted(tmp_path.rglob("*")) == before
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/x", "a\0b"])
+@pytest.mark.parametrize(
+    "call",
+    [find_runs, list_runs, load_grid, load_dataset, lambda path: find_runs([path]),
+     lambda path: RunDirectory(path, CONFIG), lambda path: runs_folder(path, ""),
+     lambda path: next(train(Config(), path)),
+     lambda path: from_project({"dataset": path + "/.h5"})],
+)  # fmt: skip
+def test_what_can_be_no_path_is_one_sentence(call: Callable[[str], object], path: str) -> None:
+    with pytest.raises(UserError) as caught:
+        call(path)
+    assert repr(path)[:-1] in str(caught.value) and "allowed: a path" in str(caught.value)
+    assert not Path("~nosuchuser").exists()
 
 
 @pytest.mark.parametrize("below", ["sub", "snapshots/x", "pretrain/one", "a/b/c"])

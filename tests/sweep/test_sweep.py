@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
 import time
@@ -13,8 +12,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-import safetensors
-from sweeps import Sweep, alive, measured, scheduler, worker
+from sweeps import Sweep, alive, measured, require_whole_files, scheduler, small_disk, worker
 
 from ovmse.runs.listing import list_runs, read_record
 
@@ -80,7 +78,7 @@ def test_workers_and_kernels_killed_at_random_change_nothing(
     assert code == 0, out + err
     assert kills >= 4
     assert measured(tmp_path) == undisturbed[1]
-    _require_whole_files(tmp_path)
+    require_whole_files(tmp_path)
 
 
 def test_killed_whole_and_the_command_again(
@@ -113,18 +111,6 @@ def test_two_sweeps_of_one_folder_share_the_runs(
     assert measured(tmp_path) == half(undisturbed)
 
 
-@contextmanager
-def small_disk(size: str, at: Path) -> Iterator[None]:
-    at.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(at)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no tmpfs can be mounted here (that takes root)")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(at)], check=True)
-
-
 def test_a_full_disk_is_one_sentence_and_the_runs_resume(
     grid: Path, undisturbed: tuple[Path, dict], tmp_path: Path
 ) -> None:
@@ -135,7 +121,7 @@ def test_a_full_disk_is_one_sentence_and_the_runs_resume(
         assert len(err.splitlines()) == 1
         assert "No space left on device" in err
         assert "the same command continues" in err
-        _require_whole_files(disk)
+        require_whole_files(disk)
         assert not any(run.status == "failed" for run in list_runs(disk / "runs"))
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         code, out, err = Sweep(grid, disk / "runs", *HALF).end()
@@ -155,7 +141,7 @@ def test_a_folder_that_turns_read_only_is_one_sentence_and_the_runs_resume(
         assert code == 2
         assert len(err.splitlines()) == 1
         assert "cannot write" in err and "Read-only file system" in err
-        _require_whole_files(folder)
+        require_whole_files(folder)
         code, _, err = Sweep(grid, folder, *HALF).end()  # still read-only
         assert code == 2
         assert len(err.splitlines()) == 1
@@ -182,23 +168,6 @@ def read_only(folder: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def _require_whole_files(folder: Path) -> None:
-    """Nothing that carries a final name is cut off."""
-    checked = 0
-    for path in folder.rglob("*"):
-        if path.name.startswith("."):
-            continue  # locks, and temporaries that a killed process leaves
-        if path.suffix in (".json", ".ipynb"):
-            json.loads(path.read_text())
-        elif path.suffix == ".safetensors":
-            with safetensors.safe_open(path, "np") as file:
-                assert file.keys()
-        else:
-            continue
-        checked += 1
-    assert checked
 
 
 def test_a_cluster_of_others_and_the_death_of_its_scheduler(
