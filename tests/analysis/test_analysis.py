@@ -28,6 +28,8 @@ from analysis.charts.show import VEGALITE, mimebundle, show
 from analysis.report import write_report
 from analysis.tables import curves, mean_curves, measured, reference_return, summary
 from analysis.widgets import live
+from ovmse.config import Config
+from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS
 from ovmse.training.phase import Progress
 
@@ -149,6 +151,29 @@ def test_runs_that_were_made_differently_are_not_averaged(table, name, value):
     assert len(mean_curves(kinds.assign(**{name: value}), "test_win_rate"))
 
 
+def test_any_setting_that_one_run_has_otherwise_is_named(tmp_path):
+    """As its config.json says it; one that says nothing has the default."""
+    folder = write_runs(tmp_path, steps=5_000)
+    runs = [folder / f"se_seed{seed}" for seed in (0, 1)]
+    stored = [json.loads((run / "config.json").read_text()) for run in runs]
+
+    def say(number, **changes):
+        (runs[number] / "config.json").write_text(json.dumps(stored[number] | changes))
+
+    free = {"algorithm", "seed", "continue_with_other_code"}
+    settings = {n: f.default for n, f in Config.model_fields.items() if n not in free}
+    for name, usual in settings.items():
+        say(1, **{name: {str: "x", bool: not usual, type(None): 5}.get(type(usual), 7)})
+        with pytest.raises(UserError, match=rf"(differ in {name}: |runs of 2 {name}s at once: )"):
+            measured(curves(runs), "test_win_rate")
+        say(1, **{name: usual})
+        measured(curves(runs), "test_win_rate")
+    for number, data in enumerate(("one", "two")):
+        say(number, dataset_sha256=data)
+    with pytest.raises(UserError, match="differ in dataset_sha256: "):
+        measured(curves(runs), "test_win_rate")
+
+
 def test_what_the_algorithms_themselves_say_may_differ(table):
     own = {name: ALGORITHMS[name].exploration for name in STORY}
     said = table.assign(exploration=table.algorithm.map(own))
@@ -238,11 +263,11 @@ def test_names_can_be_read_and_shapes_differ():
         assert 1.05 / (luminance + 0.05) >= 4.5, style
 
 
-def test_labels_are_those_of_the_algorithms():
-    algorithms = pytest.importorskip("ovmse.method.algorithms").ALGORITHMS
-    order = [name for name in theme.STYLES if name in algorithms]
-    assert order == list(algorithms)
-    assert all(theme.label(name) == row.label for name, row in algorithms.items())
+def test_labels_are_those_of_the_papers_in_the_order_of_the_table():
+    assert [theme.label(name) for name in theme.STYLES] == [
+        "OVMSE", "OVM", "SE", "Switch CQL", "MACQL", "MACal-QL", "Action proposal", "QMIX", "WSRL"
+    ]  # fmt: skip
+    assert list(theme.STYLES) == list(ALGORITHMS)
 
 
 # Charts.
