@@ -22,7 +22,7 @@ from analysis.charts.show import mimebundle
 from analysis.charts.theme import in_order
 from analysis.drift import replayed_curves
 from analysis.tables import summary
-from ovmse.runs.files import DATA_DIR, markdown_table
+from ovmse.runs.files import DATA_DIR, markdown_table, write_json
 from ovmse.runs.reading import find_runs, read_config, snapshot_steps
 from ovmse.training.phase import FIXED_FILE
 
@@ -79,11 +79,16 @@ the runs of seed {seeds[0]} of the algorithms in Figure 1, with a part of their 
 
 def _copy_run(run: Path, target: Path, config: dict) -> None:
     (target / "snapshots").mkdir(parents=True)
-    for name in ("config.json", "metrics.jsonl", "result.json"):
+    for name in ("config.json", "metrics.jsonl"):
         shutil.copyfile(run / name, target / name)
     for steps, file in snapshot_steps(run):
         if steps in KEPT:
             shutil.copyfile(file, target / "snapshots" / file.name)
+    # A run that lacks what its result lists would be refused.
+    result = json.loads((run / "result.json").read_text())
+    listed = result.get("files", {}).items()
+    result["files"] = {name: checksum for name, checksum in listed if (target / name).exists()}
+    write_json(target / "result.json", result)
     pretrained = (target / config["pretrained"]).resolve()
     pretrained.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(run / config["pretrained"] / FIXED_FILE, pretrained / FIXED_FILE)
