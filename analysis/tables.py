@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,9 @@ def with_variants(table: pd.DataFrame) -> pd.DataFrame:
     said = {}
     for row in table[settings].drop_duplicates().itertuples(index=False):
         given = {n: getattr(row, n) for n in settings[:4]}
-        own = Config.from_parameters(**given) if row.algorithm in ALGORITHMS else row
+        own = row  # of what is unknown here, nothing is its own
+        with suppress(UserError):
+            own = Config.from_parameters(**given)
         words = []
         for name, text in CONTROLS.items():
             if (value := getattr(row, name)) != getattr(own, name):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import sweeps
 from browser import Lab, executable, open_browser, pixels, wait_for, write_notebook
@@ -15,6 +17,7 @@ from analysis.tables import curves
 
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.slow,
     pytest.mark.timeout(240),
     pytest.mark.skipif(executable() is None, reason="install Chromium (apt-get install chromium)"),
 ]
@@ -167,8 +170,17 @@ def test_a_sweep_is_a_table_that_moves_and_leaves_no_widget(browser, lab, tmp_pa
     table = notebook.page.locator(".jp-OutputArea-output table")
     table.wait_for(timeout=60_000)
     assert "Three <b>waits</b>" in notebook.page.locator(".jp-OutputArea-output").first.inner_text()
-    wait_for(lambda: "n 2 running" in " ".join(table.inner_text().split()), "the last one runs")
-    assert "n 0 failed" in " ".join(table.inner_text().split())
+
+    def last_one_runs():
+        """The states in the table, once one run is left; which one comes last is Dask's choice."""
+        states = dict(re.findall(r"n (\d)\s+(\w+)", table.inner_text()))
+        left = [state for state in states.values() if state not in ("done", "failed")]
+        return states if left == ["running"] else None
+
+    ends = {"0": "failed", "1": "done", "2": "done"}
+    states = wait_for(last_one_runs, "the last one runs", 120)
+    last = next(n for n, state in states.items() if state == "running")
+    assert states == ends | {last: "running"}
     wait_for(lambda: notebook.counts() == [1], "the sweep ends")
     wait_for(lambda: table.count() == 0, "the widget goes")
     summary, failures = notebook.save().cells[0].outputs

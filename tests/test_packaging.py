@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import importlib.util
 import json
 import os
+import queue
 import re
 import shlex
 import shutil
@@ -12,6 +15,7 @@ import subprocess
 import sys
 import tomllib
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -276,6 +280,47 @@ def test_no_network(
     expected = "The packages could not be downloaded (pip: ERROR: No matching distribution found"
     assert sentence(capsys).startswith(expected)
     assert "Retrying" in (folder / tool.LOG).read_text()
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.ENOSPC, "The disk is full: the set-up needs about "),
+        (errno.EACCES, "The set-up failed in {folder}: "),
+    ],
+)
+def test_what_the_system_refuses(
+    tool: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str], number: int, expected: str
+) -> None:
+    def refuse(command: list[str]) -> None:
+        raise OSError(number, os.strerror(number), ".venv")
+
+    tool.run = refuse
+    assert tool.main([]) == 1
+    (_, message) = capsys.readouterr().err.splitlines()  # after what it was about to do
+    assert message.startswith(expected.format(folder=folder))
+
+
+def test_a_second_set_up_waits_for_the_first_and_repeats_nothing(
+    tool: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / tool.LOG).write_text("of a set-up that failed")
+    tool.main([])
+    assert not (folder / tool.LOG).exists()
+    tool.run.take()
+    said: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr(tool, "say", said.put)
+    with open(folder / tool.LOCK, "w") as lock, ThreadPoolExecutor() as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as the first, which is not done yet
+        os.rename(tool.STAMP, tool.STAMP + ".part")
+        second = pool.submit(tool.main, [])
+        try:
+            assert said.get(timeout=30).startswith("Another set-up of this project is running")
+            os.rename(tool.STAMP + ".part", tool.STAMP)
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+        assert second.result(30) == 0
+    assert tool.run.take() == [] and said.empty()
 
 
 # --- make ----------------------------------------------------------------------------------------

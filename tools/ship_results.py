@@ -19,10 +19,10 @@ from pathlib import Path
 
 from analysis.charts.curves import figure1
 from analysis.charts.show import mimebundle
-from analysis.charts.theme import in_order
+from analysis.charts.theme import in_order, on_paper
 from analysis.drift import replayed_curves
-from analysis.tables import summary
-from ovmse.runs.files import DATA_DIR, markdown_table
+from analysis.tables import readable, summary
+from ovmse.runs.files import DATA_DIR, markdown_table, write_json
 from ovmse.runs.reading import find_runs, read_config, snapshot_steps
 from ovmse.training.phase import FIXED_FILE
 
@@ -42,9 +42,9 @@ def main(folder: Path) -> None:
     spec = mimebundle(figure1(shown))["application/vnd.vegalite.v5+json"]
 
     (DATA_DIR / "figure1.png").write_bytes(
-        vl_convert.vegalite_to_png(spec, vl_version="5.20", scale=2)
+        vl_convert.vegalite_to_png(on_paper(spec), vl_version="5.20", scale=2)
     )
-    numbers = summary(table, at=(0, 10_000, 30_000, table.online_steps.max()))
+    numbers = readable(summary(table, at=(0, 10_000, 30_000, table.online_steps.max())))
     seeds = sorted(int(s) for s in online.seed.unique())
     first = find_runs(folder)[0]
     config = read_config(first)
@@ -56,8 +56,8 @@ Seeds {", ".join(map(str, seeds))}, none used for tuning (that was done on seeds
 {config["test_battles"]} greedy battles a test, {config["long_test_battles"]} at the first and
 the last, {config["fixed_battles"]} fixed battles a seed; `{config["preset"]}` preset,
 {config["online_steps"]:,} online steps.
-`win` is the test win rate, `q` the mean `Q_tot` on the fixed battles that ended, `mc` their mean
-discounted return; mean over seeds, least and greatest.
+Mean over the seeds, with the least and the greatest; `Q_tot` and the Monte-Carlo return are means on
+the fixed battles that ended.
 
 {markdown_table(list(numbers), numbers.to_numpy().tolist())}
 
@@ -79,11 +79,16 @@ the runs of seed {seeds[0]} of the algorithms in Figure 1, with a part of their 
 
 def _copy_run(run: Path, target: Path, config: dict) -> None:
     (target / "snapshots").mkdir(parents=True)
-    for name in ("config.json", "metrics.jsonl", "result.json"):
+    for name in ("config.json", "metrics.jsonl"):
         shutil.copyfile(run / name, target / name)
     for steps, file in snapshot_steps(run):
         if steps in KEPT:
             shutil.copyfile(file, target / "snapshots" / file.name)
+    # A run that lacks what its result lists would be refused.
+    result = json.loads((run / "result.json").read_text())
+    listed = result.get("files", {}).items()
+    result["files"] = {name: checksum for name, checksum in listed if (target / name).exists()}
+    write_json(target / "result.json", result)
     pretrained = (target / config["pretrained"]).resolve()
     pretrained.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(run / config["pretrained"] / FIXED_FILE, pretrained / FIXED_FILE)

@@ -30,9 +30,19 @@ from analysis.charts.base import spread
 from analysis.charts.curves import figure1, learning_curve
 from analysis.charts.show import VEGALITE, mimebundle, show
 from analysis.report import write_report
-from analysis.tables import curves, mean_curves, measured, readable, reference_return, summary
+from analysis.tables import (
+    CONTROLS,
+    curves,
+    mean_curves,
+    measured,
+    readable,
+    reference_return,
+    summary,
+)
 from analysis.widgets import live
 from ovmse import __version__
+from ovmse.config import Config
+from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS
 from ovmse.training.phase import Progress
 
@@ -213,6 +223,29 @@ def test_a_control_is_a_line_of_its_own_and_says_what_it_is(table):
     assert "MACQL with SE keeps" in kept_wins(both)
 
 
+def test_any_setting_that_one_run_has_otherwise_is_named(tmp_path):
+    """Whatever it is, but for what makes a run a control: that is a line of its own."""
+    folder = write_runs(tmp_path, steps=5_000)
+    runs = [folder / f"se_seed{seed}" for seed in (0, 1)]
+    stored = [json.loads((run / "config.json").read_text()) for run in runs]
+
+    def say(number, **changes):
+        (runs[number] / "config.json").write_text(json.dumps(stored[number] | changes))
+
+    free = {"algorithm", "seed", "continue_with_other_code", *CONTROLS}
+    for name in set(Config.model_fields) - free:
+        usual = stored[0][name]
+        say(1, **{name: {str: "x", bool: not usual, type(None): 5}.get(type(usual), 7)})
+        with pytest.raises(UserError, match=rf"(differ in {name}: |runs of 2 {name}s at once: )"):
+            measured(curves(runs), "test_win_rate")
+        say(1, **{name: usual})
+        measured(curves(runs), "test_win_rate")
+    for number, data in enumerate(("one", "two")):
+        say(number, dataset_sha256=data)
+    with pytest.raises(UserError, match="differ in dataset_sha256: "):
+        measured(curves(runs), "test_win_rate")
+
+
 def test_what_the_algorithms_themselves_say_may_differ(table):
     two = table[table.algorithm.isin(["ovmse", "se"])]
     scratch = two.assign(algorithm=two.algorithm.replace("se", "qmix"))
@@ -304,11 +337,11 @@ def test_colours_stand_out_on_white_and_on_black_and_shapes_differ():
             assert (luminance(colour) + 0.05) / (black + 0.05) >= max(least, 2.7), colour
 
 
-def test_labels_are_those_of_the_algorithms():
-    algorithms = pytest.importorskip("ovmse.method.algorithms").ALGORITHMS
-    order = [name for name in theme.STYLES if name in algorithms]
-    assert order == list(algorithms)
-    assert all(theme.label(name) == row.label for name, row in algorithms.items())
+def test_labels_are_those_of_the_papers_in_the_order_of_the_table():
+    assert [theme.label(name) for name in theme.STYLES] == [
+        "OVMSE", "OVM", "SE", "Switch CQL", "MACQL", "MACal-QL", "Action proposal", "QMIX", "WSRL"
+    ]  # fmt: skip
+    assert list(theme.STYLES) == list(ALGORITHMS)
 
 
 # Charts.

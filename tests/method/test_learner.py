@@ -119,6 +119,20 @@ def test_the_rate_warms_up_from_zero_and_stays(rng: np.random.Generator) -> None
     assert at_once.optimizer.param_groups[0]["lr"] == 0.01
 
 
+def test_the_rate_falls_in_a_line_and_the_steps_with_it(rng: np.random.Generator) -> None:
+    """Of five updates the first has the whole rate and the last a fifth; Adam's steps by hand."""
+    batch, learner = batch_of(mixed_episodes(rng)), new_learner(lr=0.01, decay_updates=5)
+    for number, rate in enumerate([0.01, 0.008, 0.006, 0.004, 0.002], 1):
+        before = weights_of(learner)
+        learner.update(batch)
+        for old, weight in zip(before, learner.q.parameters()):
+            moments = learner.optimizer.state[weight]
+            first = moments["exp_avg"] / (1 - 0.9**number)
+            second = moments["exp_avg_sq"] / (1 - 0.999**number)
+            expected = old - rate * first / (second.sqrt() + 1e-8)
+            torch.testing.assert_close(weight.detach(), expected, rtol=0, atol=1e-12)
+
+
 def test_the_target_network_is_copied_every_interval(rng: np.random.Generator) -> None:
     batch = batch_of(mixed_episodes(rng))
     learner = new_learner(target_interval=3)
