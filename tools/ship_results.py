@@ -56,8 +56,8 @@ Seeds {", ".join(map(str, seeds))}, none used for tuning (that was done on seeds
 {config["test_battles"]} greedy battles a test, {config["long_test_battles"]} at the first and
 the last, {config["fixed_battles"]} fixed battles a seed; `{config["preset"]}` preset,
 {config["online_steps"]:,} online steps.
-Mean over the seeds, with the least and the greatest; `Q_tot` and the Monte-Carlo return are means on
-the fixed battles that ended.
+Mean over the seeds, with the least and the greatest; `Q_tot` and the Monte-Carlo return are means
+on the fixed battles that ended.
 
 {markdown_table(list(numbers), numbers.to_numpy().tolist())}
 
