@@ -30,7 +30,7 @@ class Battle:
     episode: with who explored (``episode.exploration``).
     units: the ``L + 1`` states decoded, empty where the backend cannot.
     before: the environment's own state before each of the ``L`` steps, without its axis of battles;
-    empty where it has none that is exact. A branch begins from these.
+    empty where it has none that is exact and of one battle alone. A branch begins from these.
     """
 
     episode: Episode
@@ -83,8 +83,9 @@ def record_with(
         while left.any():
             if env.exact_state:
                 arrays = env.get_state()
-                for slot, steps in enumerate(before):
-                    steps.append([array[slot] for array in arrays])
+                if all(len(array) == env.num_envs for array in arrays):  # nothing that is shared
+                    for slot, steps in enumerate(before):
+                        steps.append([array[slot] for array in arrays])
             for slot, episode in rollout.step(q, exploration, epsilon)[0]:
                 states, before[slot] = before[slot], []
                 if left[slot] > 0:

@@ -29,7 +29,10 @@ class Units:
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """Sizes of a task. ``episode_limit`` is the most steps a battle can really last."""
+    """Sizes of a task. ``episode_limit`` is the most steps a battle can really last.
+
+    action_names: ``A`` names, or none where they are not known; ``attack J`` means enemy J.
+    """
 
     task: str
     backend: str
@@ -39,6 +42,7 @@ class EnvSpec:
     state_size: int
     episode_limit: int
     decoder: Callable[[np.ndarray], Units] | None = field(default=None, compare=False, repr=False)
+    action_names: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def decode_state(self, state: np.ndarray) -> Units:
         """A state vector ``[S]`` as units; raises ValueError on another size."""

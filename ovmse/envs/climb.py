@@ -37,6 +37,7 @@ from ovmse.envs.base import EnvSpec, Frame, Step
 CLIMB_TASKS = ("climb_monotone", "climb_penalty")
 AGENTS = 2
 REST, STEP, LEAP, ROPE = range(4)
+NAMES = ("rest", "step", "leap", "rope")
 LEDGES = 4
 EPISODE_LIMIT = 6  # four steps are needed; frozen teams are cut
 # States: ledges 0, 1, 2; the last ledge with the rope beside agent 0 or 1; the ends.
@@ -114,7 +115,9 @@ class ClimbEnv:
     def __init__(self, task: str, num_envs: int, seed: int) -> None:
         self._game = _game(task)
         self.num_envs, self._seed = num_envs, seed
-        self.spec = EnvSpec(task, "climb", AGENTS, 4, LEDGES + 1, STATES, EPISODE_LIMIT)
+        self.spec = EnvSpec(
+            task, "climb", AGENTS, 4, LEDGES + 1, STATES, EPISODE_LIMIT, action_names=NAMES
+        )
         self._obs = np.zeros((STATES, AGENTS, LEDGES + 1), np.float32)
         for state in range(TOP):
             self._obs[state, :, min(state, LAST[0])] = 1

@@ -28,6 +28,7 @@ from ovmse.envs.base import EnvSpec, Frame, Step, Units
 
 REWARD_SCALE = 10.0  # SMAX's best return is 2, SMAC's is 20
 EPISODE_LIMIT = 101
+MOVES = ("north", "east", "south", "west", "stop")  # then one attack for each enemy
 OWN_FEATURES = 10  # health, x, y, cooldown and six unit-type bits, for each unit
 # JaxMARL's maps of fixed teams, listed here so that settings can be checked without JAX.
 SMAX_MAPS = ("2s3z", "3s5z", "5m_vs_6m", "6h_vs_8z", "3m", "8m", "25m", "10m_vs_11m",
@@ -105,6 +106,7 @@ def _compiled(task: str, num_envs: int) -> tuple[EnvSpec, Callable, Callable]:
         state_size=env.state_size,
         episode_limit=EPISODE_LIMIT,
         decoder=decode,
+        action_names=(*MOVES, *(f"attack {enemy}" for enemy in range(units - allies))),
     )
 
     def observe(obs: dict, state: Any) -> dict:

@@ -236,6 +236,26 @@ def test_only_stopping_is_left_to_the_dead_and_attacks_need_reach(env: VectorEnv
     assert seen.avail_actions[:, 0, FIRST_ATTACK + 2].all()  # enemy 2 is unit 7
 
 
+def test_actions_do_what_their_names_say(env: VectorEnv) -> None:
+    names = env.spec.action_names
+    assert len(names) == env.spec.n_actions and names[STOP] == "stop"
+    env.reset(9)
+
+    def apart(position: np.ndarray) -> None:
+        position[:, :ALLIES] = 10 * np.arange(1, 3 * ALLIES, 3)[:, None] / ALLIES
+        position[:, ALLIES + 2] = position[:, 0] + (1, 0)  # enemy 2 within reach of unit 0
+
+    change(env, "unit_positions", apart)
+    actions = stop(env)
+    actions[0, :3] = [names.index(name) for name in ("attack 2", "north", "west")]
+    actions[1, 1:3] = [names.index(name) for name in ("south", "east")]
+    before = env.spec.decode_state(env.step(stop(env)).now.state[0])
+    first, second = (env.spec.decode_state(s) for s in env.step(actions).now.state[:2])
+    moved = [(u.position - before.position)[i] for u in (first, second) for i in (1, 2)]
+    assert np.round(np.sign(np.round(moved, 3))).tolist() == [[0, 1], [-1, 0], [0, -1], [1, 0]]
+    assert first.health[ALLIES + 2] < 1 and (np.delete(first.health[ALLIES:], 2) == 1).all()
+
+
 def test_enemy_actions_are_not_seen(env: VectorEnv) -> None:
     """A seen unit is 13 numbers, of which 3 to 5 are its last move and target."""
     of_enemies, of_allies = 0.0, 0.0
