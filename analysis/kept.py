@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ovmse.runs.code import made_by
+from ovmse.runs.code import checksums, made_by
 from ovmse.runs.files import read_json, write_json
 
 
@@ -32,8 +33,17 @@ def kept(run: Path, name: str) -> Iterator[dict[str, Any]]:
 
 def key(*parts: str | float | Path) -> str:
     """What a result depends on: values, the content of files, and the state of the code."""
-    digest = hashlib.sha256(made_by()["code"].encode())
+    digest = hashlib.sha256(f"{made_by()['code']} {_measuring_code()}".encode())
     for part in parts:
         digest.update(part.read_bytes() if isinstance(part, Path) else repr(part).encode())
         digest.update(b"\0")
     return digest.hexdigest()[:32]
+
+
+@cache  # what is saved after the imports does not matter to this process
+def _measuring_code() -> str:
+    """The code of `analysis/` that measures; what draws and shows does not decide a number."""
+    found = checksums(Path(__file__).parent)
+    return repr(
+        [s for n, s in found.items() if not n.startswith(("charts/", "widgets/", "report/"))]
+    )

@@ -16,6 +16,8 @@ from ovmse.method.networks import QFunction
 from ovmse.runs.reading import RunError, read_config, snapshot_steps
 from ovmse.training.phase import FINAL_SNAPSHOT, FIXED_FILE, load_weights, network_sizes
 
+MEMORY_FILE = f"snapshots/{FINAL_SNAPSHOT}.safetensors"
+
 
 class Snapshots:
     """What a run left: `config`, `files` (environment steps -> file), `fixed` battles, networks.
@@ -60,7 +62,13 @@ class Snapshots:
 
     def memory(self) -> QFunction:
         """The frozen offline network of eq. 4: the target network as offline training left it."""
-        return self.load(self._of_pretraining(f"snapshots/{FINAL_SNAPSHOT}.safetensors"), "target.")
+        return self.load(self._of_pretraining(MEMORY_FILE), "target.")
+
+    @property
+    def memory_file(self) -> Path | None:
+        """What `memory` loads; None where the run has come without it."""
+        file = self.pretraining and self.pretraining / MEMORY_FILE
+        return file if file and file.exists() else None
 
     def load(self, file: Path, prefix: str = "") -> QFunction:
         """A frozen network with the weights of a file; `prefix` as in `load_weights`."""

@@ -110,8 +110,9 @@ class VectorEnv(Protocol):
     def get_state(self) -> list[np.ndarray]:
         """Everything that decides the future of the battles, for a resume."""
 
-    def set_state(self, arrays: list[np.ndarray]) -> None:
-        """Puts back what ``get_state`` returned, in the place of a reset."""
+    def set_state(self, arrays: list[np.ndarray], seed: int | None = None) -> None:
+        """Puts back what ``get_state`` returned, in the place of a reset. With a seed the battles
+        are the same and chance is drawn anew, for each battle its own: they branch from here."""
 
     def close(self) -> None:
         """Frees what the environment holds; may be called twice."""

@@ -175,12 +175,16 @@ class ClimbEnv:
         stream = json.dumps(self._rng.bit_generator.state).encode()
         return [self._where.copy(), self._steps.copy(), np.frombuffer(stream, np.uint8)]
 
-    def set_state(self, arrays: list[np.ndarray]) -> None:
-        """Puts back what ``get_state`` returned, for the same task and ``num_envs``."""
+    def set_state(self, arrays: list[np.ndarray], seed: int | None = None) -> None:
+        """Puts back what ``get_state`` returned, for the same task and ``num_envs``. With a seed
+        the coin is a new one, and its old generator is not looked at."""
         if [np.shape(a) for a in arrays[:-1]] != [(self.num_envs,)] * 2:
             raise ValueError(f"the saved battles are not {self.num_envs} of {self.spec.task}")
         self._where, self._steps = arrays[0].copy(), arrays[1].copy()
-        self._rng.bit_generator.state = json.loads(arrays[2].tobytes())
+        if seed is None:
+            self._rng.bit_generator.state = json.loads(arrays[2].tobytes())
+        else:
+            self._rng = np.random.default_rng(seed)
 
     def close(self) -> None:
         """Nothing to free: the battles are arrays."""

@@ -213,10 +213,14 @@ class SmaxEnv:
 
         return [np.asarray(leaf) for leaf in jax.tree.leaves(self._carry)]
 
-    def set_state(self, arrays: list[np.ndarray]) -> None:
-        """Puts back what ``get_state`` returned, for the same task and ``num_envs``."""
+    def set_state(self, arrays: list[np.ndarray], seed: int | None = None) -> None:
+        """Puts back what ``get_state`` returned, for the same task and ``num_envs``. With a seed
+        each battle gets a new random key, the first of its arrays."""
         import jax
 
+        if seed is not None:
+            keys = jax.random.split(jax.random.PRNGKey(seed), self.num_envs)
+            arrays = [np.asarray(keys), *arrays[1:]]
         expected, _ = jax.eval_shape(self._reset, jax.random.PRNGKey(0))  # nothing is played
         leaves, tree = jax.tree.flatten(expected)
         if [leaf.shape for leaf in leaves] != [a.shape for a in arrays]:
