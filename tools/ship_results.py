@@ -1,19 +1,17 @@
-r"""Turns a folder of measured runs into what ships in data/: picture, table, card, one seed's runs.
+r"""Turns a folder of measured runs into what ships in data/: picture, table and card.
 
     .venv/bin/ovmse sweep notebooks/grids/figure1.yaml --folder runs/nine -p seed=10..12 \
         -p online_steps=60000 -p test_interval=2000 \
         -p algorithm='[ovmse, ovm, se, switch_cql, macql, macal_ql, action_proposal, qmix, wsrl]'
     .venv/bin/python tools/ship_results.py runs/nine
 
-Every measurement ships (data/2s3z_medium_results.csv); Figure 1 shows four algorithms, and of them
-the snapshots of the first seed ship, thinned, so that `02_q_drift` opens on real runs and the
-repository stays small.
+Every measurement ships (data/2s3z_medium_results.csv); Figure 1 shows four algorithms. Runs with
+their snapshots ship by another tool, ship_runs.py.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -22,17 +20,15 @@ from analysis.charts.show import mimebundle
 from analysis.charts.theme import in_order, on_paper
 from analysis.drift import replayed_curves
 from analysis.tables import readable, summary
-from ovmse.runs.files import DATA_DIR, markdown_table, write_json
-from ovmse.runs.reading import find_runs, read_config, snapshot_steps
-from ovmse.training.phase import FIXED_FILE
+from ovmse.runs.files import DATA_DIR, markdown_table
+from ovmse.runs.reading import find_runs, read_config
 
-KEPT = (0, 2_000, 4_000, 6_000, 8_000, 10_000, 20_000, 30_000, 40_000, 60_000)
 FIGURE = ("ovmse", "se", "switch_cql", "macql")
 RESULTS = "2s3z_medium_results"
 
 
 def main(folder: Path) -> None:
-    """Writes data/{RESULTS}.{csv,md}, data/figure1.png and data/figure1/."""
+    """Writes data/{RESULTS}.{csv,md} and data/figure1.png."""
     import vl_convert
 
     table = replayed_curves(folder)
@@ -65,33 +61,9 @@ Command: `ovmse sweep notebooks/grids/figure1.yaml -p seed={seeds[0]}..{seeds[-1
 -p online_steps={config["online_steps"]} -p test_interval={config["test_interval"]}
 -p algorithm='[{", ".join(in_order(table.algorithm))}]'`.
 Machine: {result["cores"]} shared {result["cpu"]} cores, Python {result["python"]}, torch
-{result["torch"]}, one thread a run. `{RESULTS}.csv` holds every measurement; `figure1/`
-the runs of seed {seeds[0]} of the algorithms in Figure 1, with a part of their snapshots.
+{result["torch"]}, one thread a run. `{RESULTS}.csv` holds every measurement.
 """
     )
-    target = DATA_DIR / "figure1"
-    shutil.rmtree(target, ignore_errors=True)
-    for run in find_runs(folder):
-        config = read_config(run)
-        if config["seed"] == seeds[0] and config["algorithm"] in FIGURE:
-            _copy_run(run, target / run.name, config)
-
-
-def _copy_run(run: Path, target: Path, config: dict) -> None:
-    (target / "snapshots").mkdir(parents=True)
-    for name in ("config.json", "metrics.jsonl"):
-        shutil.copyfile(run / name, target / name)
-    for steps, file in snapshot_steps(run):
-        if steps in KEPT:
-            shutil.copyfile(file, target / "snapshots" / file.name)
-    # A run that lacks what its result lists would be refused.
-    result = json.loads((run / "result.json").read_text())
-    listed = result.get("files", {}).items()
-    result["files"] = {name: checksum for name, checksum in listed if (target / name).exists()}
-    write_json(target / "result.json", result)
-    pretrained = (target / config["pretrained"]).resolve()
-    pretrained.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(run / config["pretrained"] / FIXED_FILE, pretrained / FIXED_FILE)
 
 
 if __name__ == "__main__":
