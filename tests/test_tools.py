@@ -29,6 +29,7 @@ def tool() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_measured_runs_become_what_ships(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,8 @@ from sweeps import Sweep, alive, measured, scheduler, worker
 from ovmse.runs.listing import list_runs
 from ovmse.sweep.worker import read_record
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def undisturbed(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 from distributed import LocalCluster
 from sweeps import Sweep, copied_code, scheduler, waiting_grid, worker
 
@@ -12,6 +13,8 @@ from ovmse.runs.listing import list_runs
 from ovmse.sweep.engine import sweep
 from ovmse.sweep.grid import load_grid, plan
 from ovmse.sweep.worker import read_record
+
+pytestmark = pytest.mark.slow
 
 
 def another_state(folder: Path) -> Path:
