@@ -4,12 +4,13 @@ PYTHON ?= python3
 RUN = .venv/bin/python -m
 SETUP_FLAGS = $(if $(filter file,$(origin PYTHON)),,--chosen)
 
-.PHONY: help setup demo test lab bench
+.PHONY: help setup demo test check lab bench
 
 help:
 	@echo "make demo   train and compare on a small scale, then show where the results are"
 	@echo "make lab    open JupyterLab on the notebooks"
 	@echo "make test   style, types and every test"
+	@echo "make check  the quick loop: style, types and the tests that are not slow, in two minutes"
 	@echo "make bench  what an update, the replay, collecting and batches cost"
 	@echo "make setup  only create .venv and install the tested packages"
 	@echo
@@ -27,12 +28,13 @@ demo: setup
 	@$(RUN) analysis.demo
 
 # One thread a process: two test processes on two cores are then not slowed by each other.
-test: export OMP_NUM_THREADS = 1
-test: setup
+test check: export OMP_NUM_THREADS = 1
+check: SOME = -m "not slow"
+test check: setup
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
-	$(RUN) pytest -n 2 --dist loadscope
+	$(RUN) pytest -n 2 --dist loadscope $(SOME)
 
 # JupyterLab refuses to run as root (usual in containers) unless told; it listens on localhost only
 # and asks for the token in the address that it prints. From the project's root, runs and reports

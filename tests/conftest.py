@@ -17,6 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 NUM_ENVS = 8
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What trains on SMAX is slow: it begins by compiling for half a minute."""
+    for item in items:
+        if "dataset_file" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)

@@ -32,6 +32,7 @@ def test_peak_memory_counts_every_tensor() -> None:
     assert peak_memory(call, "cpu") == 12_000
 
 
+@pytest.mark.slow
 def test_quick_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench.md"
     assert main(["--quick", "--out", str(out)]) == 0

@@ -31,6 +31,8 @@ from ovmse.method.algorithms import ALGORITHMS
 from ovmse.runs.reading import RunError, read_metrics
 from ovmse.training import train
 
+pytestmark = pytest.mark.slow
+
 MAPS = ("2s3z", "3s5z", "5m_vs_6m", "6h_vs_8z")
 BATTLES = 32
 LADDER = ladder_folder("2s3z")

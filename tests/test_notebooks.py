@@ -8,14 +8,19 @@ import sys
 from pathlib import Path
 
 import nbformat
-import papermill
 import pytest
 from conftest import ROOT
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 from analysis.charts.show import VEGALITE
 from analysis.drift import replay
 from analysis.notebook import parameters, runs_folder
 from ovmse.runs.reading import find_runs, read_config, read_metrics
+
+pytestmark = pytest.mark.slow
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -64,27 +69,29 @@ def test_nbval(path: Path, tmp_path: Path) -> None:
         assert all(row["test_return"] <= 20.001 for row in online)
 
 
-@pytest.mark.parametrize(
-    ("name", "given", "message"),
-    [
-        ("01_train", {"sede": 3}, "the notebook has no parameter 'sede'; did you mean 'seed'?"),
-        ("01_train", {"seed": "five"}, "seed: got 'five', allowed: a valid integer"),
-        ("01_train", {"algorithm": "ovms"}, "algorithm: got 'ovms', allowed: 'ovmse'"),
-        ("02_q_drift", {"run": "x"}, "the notebook has no parameter 'run'; did you mean 'runs'?"),
-        ("02_q_drift", {"runs": "no such folder"}, "there is no run in"),
-    ],
-)
-def test_a_wrong_parameter_stops_with_one_sentence(
-    name: str, given: dict, message: str, tmp_path: Path
-) -> None:
-    source = ROOT / "notebooks" / f"{name}.ipynb"
-    with pytest.raises(papermill.PapermillExecutionError) as error:
-        papermill.execute_notebook(
-            str(source), str(tmp_path / "out.ipynb"), given, cwd=str(tmp_path), progress_bar=False
-        )
-    assert message in error.value.evalue
-    assert "\n" not in error.value.evalue
-    assert [p.name for p in tmp_path.iterdir()] == ["out.ipynb"]  # nothing half-written
+WRONG = [
+    ("01_train", {"sede": 3}, "the notebook has no parameter 'sede'; did you mean 'seed'?"),
+    ("01_train", {"seed": "five"}, "seed: got 'five', allowed: a valid integer"),
+    ("01_train", {"algorithm": "ovms"}, "algorithm: got 'ovms', allowed: 'ovmse'"),
+    ("02_q_drift", {"run": "x"}, "the notebook has no parameter 'run'; did you mean 'runs'?"),
+    ("02_q_drift", {"runs": "no such folder"}, "there is no run in"),
+]
+
+
+def test_a_wrong_parameter_stops_with_one_sentence(tmp_path: Path) -> None:
+    """The cells as papermill would run them, one notebook after another in one kernel."""
+    kernel = NotebookClient(nbformat.v4.new_notebook(), resources={"metadata": {"path": tmp_path}})
+    with kernel.setup_kernel():
+        for name, given, message in WRONG:
+            source = load_notebook_node(str(ROOT / "notebooks" / f"{name}.ipynb"))
+            kernel.nb = parameterize_notebook(source, given)
+            kernel.execute_cell(nbformat.v4.new_code_cell("%reset -f"), 0)
+            with pytest.raises(CellExecutionError) as error:
+                for number, cell in enumerate(kernel.nb.cells):
+                    kernel.execute_cell(cell, number)
+            assert message in error.value.evalue
+            assert "\n" not in error.value.evalue
+            assert list(tmp_path.iterdir()) == []  # nothing half-written
 
 
 def test_the_demo_ends_with_where_to_look(demo: tuple) -> None:

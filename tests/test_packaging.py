@@ -373,13 +373,14 @@ def test_targets_run_from_a_path_with_spaces(folder: Path, monkeypatch: pytest.M
     (folder / tool.STAMP).write_text(json.dumps(stamp))
     # An old Python is no obstacle once .venv is there.
     script(folder / "old/python3", FAKE_OLD_PYTHON)
-    for target in ("demo", "lab", "test"):
+    for target in ("demo", "lab", "test", "check"):
         done = make(folder, target, path=folder / "old")
         assert done.returncode == 0, done.stderr
     calls = (folder / "calls.txt").read_text().splitlines()
     assert calls[0] == "-m analysis.demo"
     assert re.fullmatch(r"-m jupyterlab --ServerApp.root_dir=. .*(--allow-root)?", calls[1])
-    assert [call.split()[1] for call in calls[2:]] == ["ruff", "ruff", "mypy", "pytest"]
+    assert [call.split()[1] for call in calls[2:]] == ["ruff", "ruff", "mypy", "pytest"] * 2
+    assert calls[9] == calls[5] + " -m not slow"  # as one argument: the shell took the quotes
 
 
 def test_ci_runs_make_test() -> None:

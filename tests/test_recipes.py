@@ -61,7 +61,7 @@ def test_the_conservative_term_can_fade(tmp_path: Path, monkeypatch: pytest.Monk
     """alpha falls from 0.4 to 0.1 over 1,000 environment steps and stays."""
     data = str(write_climb_dataset(tmp_path / "climb.h5"))
     base: dict[str, Any] = {**SMALL, "algorithm": "macql", "task": "climb_monotone",
-                            "dataset": data, "cql_alpha": 0.4}  # fmt: skip
+                            "dataset": data, "cql_alpha": 0.4, "online_steps": 2_000}  # fmt: skip
     seen: list[float | None] = []
     update = Learner.update
 

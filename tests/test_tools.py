@@ -42,6 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs"
 
 
+@pytest.mark.slow
 def test_measured_runs_become_a_table_a_card_and_a_picture(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +68,7 @@ def test_measured_runs_become_a_table_a_card_and_a_picture(
     assert (data / "figure1.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_runs_ship_thinned_and_replay_what_they_recorded(runs: Path, tmp_path: Path) -> None:
     chosen = tmp_path / "chosen"
     shutil.copytree(runs, chosen, ignore=shutil.ignore_patterns("*seed11", "qmix*"))

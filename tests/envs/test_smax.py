@@ -281,6 +281,7 @@ def test_mistakes_are_named(env: VectorEnv) -> None:
         make_env("2s3z", backend="sc2")
 
 
+@pytest.mark.slow
 def test_importing_and_starting_prints_nothing() -> None:
     code = f"import ovmse; ovmse.make_env('2s3z', num_envs={NUM_ENVS}).reset(); print('done')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

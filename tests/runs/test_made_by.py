@@ -23,7 +23,8 @@ from ovmse.runs.tables import metrics_table
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     data = write_climb_dataset(tmp_path / "climb.h5")
-    return Config.from_parameters(task="climb_monotone", dataset=str(data), **SMALL)
+    short = {**SMALL, "online_steps": 800}
+    return Config.from_parameters(task="climb_monotone", dataset=str(data), **short)
 
 
 def begin(config: Config, run: Path) -> None:

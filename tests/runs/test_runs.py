@@ -441,6 +441,7 @@ print("consistent")
 """
 
 
+@pytest.mark.slow
 def test_sigkill_at_any_moment_leaves_a_whole_point(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path / "run"), str(ROOT / "tests")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -16,6 +16,8 @@ from sweeps import Sweep, alive, measured, require_whole_files, scheduler, small
 
 from ovmse.runs.listing import list_runs, read_record
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def undisturbed(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:

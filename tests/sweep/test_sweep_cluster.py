@@ -10,12 +10,15 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import pytest
 from distributed import Client, LocalCluster
 from sweeps import Sweep, copied_code, scheduler, waiting_grid, worker
 
 from ovmse.runs.listing import list_runs, read_record
 from ovmse.sweep.engine import sweep
 from ovmse.sweep.grid import load_grid, plan
+
+pytestmark = pytest.mark.slow
 
 
 def another_state(folder: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import random
 import signal
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from sweeps import (
     Sweep,
     alive,
     copied_code,
-    measured,
     waiting_grid,
     write_grid,
     write_notebook,
@@ -31,25 +29,7 @@ from ovmse.runs.listing import list_runs, read_record
 from ovmse.sweep import worker
 from ovmse.sweep.engine import GIVE_UPS
 
-
-def test_2s3z_killed_workers_change_nothing(tmp_path: Path) -> None:
-    given = {"algorithm": ["ovmse", "qmix"], "task": "2s3z", "preset": "tiny", "seed": 0}
-    grid = write_grid(tmp_path / "grid.yaml", "01_train", given)
-    code, out, err = Sweep(grid, tmp_path / "whole").end()
-    assert code == 0, out + err
-    sweep, kills = Sweep(grid, tmp_path / "killed"), 0
-    sweep.until(sweep.training)
-    rng = random.Random(1)
-    while sweep.process.poll() is None:
-        if kills < 3 and (workers := sweep.workers()):
-            rng.choice(workers).kill()
-            kills += 1
-        time.sleep(rng.uniform(5, 15))
-    code, out, err = sweep.end()
-    assert code == 0, out + err
-    assert kills >= 2
-    assert len(measured(tmp_path / "whole")) == 2
-    assert measured(tmp_path / "killed") == measured(tmp_path / "whole")
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
