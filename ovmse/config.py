@@ -43,8 +43,6 @@ PHASES = ("offline", "online", "both", "neither")
 # TD(lambda) and the rarer the copies to the target network, the less those values inflate. Where
 # they did, the team learnt to run away or nothing: 2s3z at 0.6 with a rate of 1e-3, 3s5z at 0.9
 # with a copy every 40 updates.
-# quick: with the conservative weight of the other maps three of four seeds start 6h_vs_8z at 0 to
-# 3 % of battles won; with this one each at 28 to 33 % (seeds 50-53, results/offline_settings.yaml).
 # paper: what that preset says otherwise. Steps are the paper's; PyMARL2 and CFCQL treat 6h_vs_8z
 # apart.
 TASKS: dict[str, dict[str, Any]] = {
@@ -91,7 +89,6 @@ TASKS: dict[str, dict[str, Any]] = {
             "batch_size": 32,
             "num_envs": 32,
         },
-        "quick": {"cql_alpha": 10.0},
         "paper": {
             "online_steps": 3_000_000,
             "epsilon_anneal": 500_000,
