@@ -1,0 +1,95 @@
+"""What exploration costs and spoils in recorded battles, by the opinion of one snapshot.
+
+Letters as in ``ovmse``: ``L`` steps, ``N`` agents, ``A`` actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from analysis.battles import Battle
+from ovmse.config import Config
+from ovmse.episodes import Episode, EpisodeBatch
+from ovmse.method.learner import Learner
+from ovmse.method.networks import QFunction, gather_actions
+from ovmse.training.phase import online_settings
+
+WINDOW = 5  # steps after the one that a target is for
+MOST = 4  # so many explorers and more are one group
+
+
+def batched(battles: Sequence[Battle]) -> tuple[list[int], list[Episode], EpisodeBatch]:
+    """The battles as a batch, longest first: which battle each row is, its episode, the batch."""
+    order = sorted(range(len(battles)), key=lambda b: -battles[b].episode.length)
+    episodes = [battles[b].episode for b in order]
+    return order, episodes, EpisodeBatch.from_episodes(episodes)
+
+
+@torch.no_grad()
+def costs(q: QFunction, battles: Sequence[Battle]) -> pd.DataFrame:
+    """What each event costs, as `q` sees it: ``Q_tot(greedy) - Q_tot(greedy, but agent i's action
+    as it was)``, both on the same history. Never negative, since the mixer is monotone.
+
+    A row an event: `battle` (from 1), `step`, `agent`, `cost`, `at_once` (agents that explored at
+    the step), `all` (``Q_tot(greedy) - Q_tot(what all did)`` at the step).
+    """
+    order, episodes, batch = batched(battles)
+    values = q.q_values(batch)[:, :-1]
+    parts = []
+    for row, (battle, episode) in enumerate(zip(order, episodes, strict=True)):
+        who, end = episode.exploration, episode.length
+        assert who is not None
+        t, i = np.nonzero(who.explored)
+        weights = q.mixer.weights(batch.state[row, :end])
+        mine = values[row, :end]
+        greedy = gather_actions(mine, torch.from_numpy(who.greedy.astype(np.int64)))
+        best = q.mixer.mix(weights, greedy)
+        done = q.mixer.mix(weights, gather_actions(mine, batch.actions[row, :end]))
+        each = q.mixer.mix_each(weights, greedy, mine).numpy()
+        part = {"battle": battle + 1, "step": t, "agent": i}
+        part |= {"cost": best.numpy()[t] - each[t, i, episode.actions[t, i]]}
+        part |= {"at_once": who.explored.sum(1)[t], "all": (best - done).numpy()[t]}
+        parts.append(pd.DataFrame(part))
+    return pd.concat(parts, ignore_index=True).sort_values(["battle", "step", "agent"])
+
+
+def contamination(q: QFunction, battles: Sequence[Battle], config: Config) -> pd.DataFrame:
+    """How much of a target stems from what others did by chance later: ``y(λ_td) - y(0)`` by the
+    number of explorers in the next `WINDOW` steps.
+
+    y is the TD(λ) target of eq. 8 with the snapshot as its own target network; y(0) looks one step
+    ahead alone. The step itself does not count: its action is what is valued. Nor do the last
+    steps, which no whole window follows. Columns: `explorers` (`MOST` stands for that and more),
+    `steps`, `mean`, `error` (standard error, battles as clusters).
+    """
+    order, episodes, batch = batched(battles)
+    settings = online_settings(config)
+    with torch.no_grad():
+        values = q.q_values(batch)
+    far, near = (
+        Learner(q, replace(settings, td_lambda=lam), 0).td_target(batch, values).numpy()
+        for lam in (settings.td_lambda, 0.0)
+    )
+    rows = []
+    for row, (battle, episode) in enumerate(zip(order, episodes, strict=True)):
+        assert episode.exploration is not None
+        so_far = np.append(0, episode.exploration.explored.sum(1).cumsum())  # before step t
+        for t in range(episode.length - WINDOW):
+            count = min(so_far[t + 1 + WINDOW] - so_far[t + 1], MOST)
+            rows.append((battle, count, far[row, t] - near[row, t]))
+    table = pd.DataFrame(rows, columns=["battle", "explorers", "difference"])
+    groups = table.groupby("explorers")
+    parts = [(k, len(g), g.difference.mean(), _error(g)) for k, g in groups]
+    return pd.DataFrame(parts, columns=["explorers", "steps", "mean", "error"])
+
+
+def _error(group: pd.DataFrame) -> float:
+    """Standard error of a mean over steps whose battles are independent, their steps not."""
+    off = (group.difference - group.difference.mean()).groupby(group.battle).sum()
+    clusters = len(off)
+    return float(np.sqrt((off**2).sum() * clusters / max(clusters - 1, 1)) / len(group))

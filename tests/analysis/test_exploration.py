@@ -1,0 +1,158 @@
+"""How many explore, against simulation; coverage and groups, against plain counting."""
+
+from __future__ import annotations
+
+from math import comb
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from exploring import climb_run
+
+from analysis.battles import record
+from analysis.events import Events, config_of, epsilon_at, events, events_of
+from analysis.exploration import (
+    along,
+    at_once,
+    by_explorers,
+    coarse_states,
+    distinct,
+    expected,
+    joint_actions,
+    living,
+    living_along,
+)
+from ovmse.envs.base import Units
+from ovmse.method.algorithms import EXPLORATIONS
+from ovmse.method.exploration import choose_actions
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return climb_run(tmp_path_factory.mktemp("climb"), exploration="epsilon_greedy")
+
+
+@pytest.mark.parametrize("exploration", EXPLORATIONS)
+@pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
+def test_expected_explorers_against_simulation(exploration: str, epsilon: float) -> None:
+    """Agents with one action alone are dead: they never explore."""
+    rng, draws, agents = np.random.default_rng(0), 40_000, 4
+    for alive in range(agents + 1):
+        avail = np.ones((draws, agents, 3), bool)
+        avail[:, alive:, 1:] = False
+        values = np.zeros(avail.shape)
+        _, explored, _, _ = choose_actions(rng, exploration, epsilon, values, avail)
+        seen = np.bincount(explored.sum(1), minlength=agents + 1) / draws
+        said = expected(exploration, np.array([epsilon]), np.array([alive]), agents)[0]
+        assert said.sum() == pytest.approx(1)
+        assert seen == pytest.approx(said, abs=0.01)
+
+
+def test_living_are_those_with_a_choice(run: Path) -> None:
+    battle = record(run, 0, "epsilon_greedy", 1.0, 1, 0)[0]
+    by_loop = [
+        sum(sum(agent) > 1 for agent in step) for step in battle.episode.avail_actions.tolist()
+    ]
+    assert living(battle).tolist() == by_loop[:-1]
+
+
+def test_the_observed_distribution_is_what_the_living_give(run: Path) -> None:
+    """In battles at one ε, where the expectation can be summed up step by step."""
+    battles = record(run, 0, "epsilon_greedy", 0.4, 400, 3)
+    config = config_of(run)
+    got = events_of(battles, config, 0)
+    n = np.concatenate([living(b) for b in battles])
+    shares = np.bincount(n, minlength=3) / len(n)
+    alive = pd.DataFrame([[0, *shares]], columns=["env_steps", 0, 1, 2])
+    table = at_once(got, alive, epsilon=0.4)
+    by_hand = [
+        np.mean([comb(m, k) * 0.4**k * 0.6 ** (m - k) if k <= m else 0 for m in n])
+        for k in range(3)
+    ]
+    assert table.greedy.tolist() == pytest.approx(by_hand)
+    assert (table.greedy == table.own).all()
+    assert table.explored.tolist() == pytest.approx(by_hand, abs=0.03)
+    assert table[["explored", "strayed", "greedy", "sequential"]].sum().tolist() == pytest.approx(
+        [1] * 4
+    )
+    strayed = [(b.episode.actions != b.episode.exploration.greedy).sum(1) for b in battles]
+    counts = np.bincount(np.concatenate(strayed), minlength=3)
+    assert table.strayed.tolist() == pytest.approx((counts / counts.sum()).tolist())
+
+
+def test_training_agrees_with_its_own_exploration(run: Path) -> None:
+    got, alive = events(run), living_along(run)
+    assert alive.drop(columns="env_steps").sum(axis=1).tolist() == pytest.approx([1] * len(alive))
+    table = at_once(got, alive)
+    assert table.explored.tolist() == pytest.approx(table.own.tolist(), abs=0.03)
+    assert abs(table.explored - table.sequential).max() > 0.1
+    assert (run / "cache/living.json").exists()
+    assert living_along(run).equals(alive)
+    windows = along(got, alive, windows=7)
+    weights = np.bincount(got.clock.astype(int) * 7 // (got.clock.max() + 1))
+    mean = got.per_step().mean()
+    assert (windows.explored * weights).sum() / weights.sum() == pytest.approx(mean)
+    assert (windows.sequential * 2).tolist() == pytest.approx(windows.greedy.tolist())
+    assert windows.explored.tolist() == pytest.approx(windows.greedy.tolist(), abs=0.15)
+    # By plain loops: each step at its own ε, with the nearest snapshot's mixture.
+    total = np.zeros(3)
+    for step in got.clock:
+        row = alive.iloc[(alive.env_steps - step).abs().argmin()]
+        eps = epsilon_at(got.config, step)
+        total += sum(
+            row[n] * np.array([comb(n, k) * eps**k * (1 - eps) ** max(n - k, 0) for k in range(3)])
+            for n in range(3)
+        )
+    total /= len(got.clock)
+    assert table.greedy.tolist() == pytest.approx(total.tolist(), abs=2e-3)  # ties of nearness
+
+
+def battles_table(explorers: list[int], length: int = 10) -> Events:
+    size = len(explorers)
+    table = pd.DataFrame({"battle": range(1, size + 1), "env_steps": range(10, 10 * size + 10, 10)})
+    table = table.assign(length=length, won=[e < 4 for e in explorers], explorers=explorers)
+    table["return"] = [10.0 - e for e in explorers]
+    return Events(None, 2, table.assign(strayed=0), pd.DataFrame(), np.zeros(0))
+
+
+def test_groups_by_explorers_by_hand() -> None:
+    table = by_explorers(battles_table([6, 0, 2, 4, 8, 2, 6, 0, 3, 3, 3, 3]), groups=2)
+    first = table[table.third == "first third"]
+    assert first.explorers.tolist() == pytest.approx([0.1, 0.5])  # 0, 2 and 4, 6
+    assert first.won.tolist() == [1, 0]
+    assert first["return"].tolist() == [9, 5]
+    assert table.groupby("third", sort=False).battles.sum().tolist() == [4, 4, 4]
+    few = by_explorers(battles_table([1, 2, 3, 4]), groups=2)
+    assert len(few) == 3 and few.battles.sum() == 4
+
+
+def test_distinct_against_drawing(rng: np.random.Generator) -> None:
+    labels = rng.integers(0, 30, 120) ** 2
+    for draws in (1, 17, 120):
+        seen = [len(set(rng.choice(labels, draws, replace=False))) for _ in range(3000)]
+        assert distinct(labels, draws) == pytest.approx(np.mean(seen), abs=0.1)
+    assert distinct([1, 1, 2], 2) == pytest.approx(1 + 2 / 3)
+    assert np.isnan(distinct([1, 2], 3))
+
+
+def test_labels_of_steps_by_hand() -> None:
+    def battle(actions, health, x):
+        units = [
+            Units(np.array([0, 0, 1]), ("a", "b", "c"), np.array([[p, 0], [p, 2], [9, 9]]), h)
+            for p, h in zip([*x, 0], [*map(np.array, health), np.ones(3)])
+        ]
+        return SimpleNamespace(episode=SimpleNamespace(actions=np.array(actions)), units=units)
+
+    one = battle([[0, 1], [1, 0], [0, 1]], [[1, 1, 1], [1, 0.5, 1], [1, 0, 1]], [1, 3, 1])
+    two = battle([[0, 1], [1, 1]], [[1, 1, 1], [0, 1, 1]], [5, 1])
+    a, b, c, d, e = joint_actions([one, two])
+    assert a == c == d and len({a, b, e}) == 3
+    a, b, c, d, e = coarse_states([one, two])
+    assert a == b  # hurt, but as many in the same square
+    assert len({a, c, d}) == 3 and c == e  # one lives, whichever it is
+    climb = SimpleNamespace(
+        units=[], episode=SimpleNamespace(state=np.array([[0, 1], [0, 0.96], [1, 0], [9, 9]]))
+    )
+    assert len(set(coarse_states([climb]))) == 2
