@@ -139,16 +139,20 @@ def test_a_ladder_is_trained_measured_and_resumed(
     assert (tmp_path / "work" / "metrics.jsonl").stat().st_mtime_ns == stamp  # trained once
 
 
-def test_battles_that_do_not_fit_the_ladder_are_not_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("measure", "off"), [("return", 2 * RETURN_TOLERANCE), ("win_rate", 2 * WIN_TOLERANCE)]
+)
+def test_battles_that_do_not_fit_the_ladder_are_not_written(
+    tmp_path: Path, measure: str, off: float
+) -> None:
     shutil.copytree(ladder_folder("2s3z"), tmp_path / "ladder")
     file = tmp_path / "ladder" / "ladder.json"
     ladder = json.loads(file.read_text())
-    ladder["rungs"][ladder["medium"]]["medium"]["return"] -= 2 * RETURN_TOLERANCE
+    ladder["rungs"][ladder["medium"]]["medium"][measure] -= off
     file.write_text(json.dumps(ladder))
     with pytest.raises(RunError, match="was not written: its battles win"):
         list(make_dataset("2s3z", "medium", tmp_path / "x.h5", tmp_path / "ladder", RUNG_BATTLES))
     assert not (tmp_path / "x.h5").exists()
-    assert WIN_TOLERANCE < 0.5
 
 
 @pytest.mark.parametrize(

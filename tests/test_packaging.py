@@ -316,6 +316,8 @@ def test_a_second_set_up_waits_for_the_first_and_repeats_nothing(
         second = pool.submit(tool.main, [])
         try:
             assert said.get(timeout=30).startswith("Another set-up of this project is running")
+            with pytest.raises(TimeoutError):
+                second.result(0.5)
             os.rename(tool.STAMP + ".part", tool.STAMP)
         finally:
             fcntl.flock(lock, fcntl.LOCK_UN)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,8 +136,20 @@ def test_info_prints_the_statistics(dataset_file: Path) -> None:
     assert json.loads(done.stdout)["episodes"] == 24
 
 
-@pytest.mark.parametrize("command", [["train"], ["data", "make"], ["data", "info"]])
-def test_help_teaches(command: list[str]) -> None:
-    done = CliRunner().invoke(app, [*command, "--help"])
-    assert done.exit_code == 0
-    assert len(done.stdout.splitlines()) > 8
+def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command that can be typed, below a group of them."""
+    if not hasattr(command, "commands"):
+        yield path, command
+        return
+    for name, below in command.commands.items():
+        yield from commands(below, (*path, name))
+
+
+def test_help_teaches() -> None:
+    """What each command does, and each of its arguments and options."""
+    found = dict(commands(typer.main.get_command(app)))
+    assert {("train",), ("sweep",), ("runs",), ("data", "make"), ("data", "info")} <= found.keys()
+    for path, command in found.items():
+        done = CliRunner().invoke(app, [*path, "--help"])
+        assert done.exit_code == 0 and command.help.split()[0] in done.stdout
+        assert all(parameter.help for parameter in command.params), path

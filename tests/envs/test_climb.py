@@ -15,7 +15,6 @@ from battles import assert_same, play
 from torch import Tensor
 
 from ovmse import Config, make_env, train
-from ovmse.config import TASKS
 from ovmse.datasets import load_dataset, write_dataset
 from ovmse.envs import Frame, Step, VectorEnv
 from ovmse.envs.climb import CLIMB_TASKS, LEAP, REST, ROPE, STEP, solve
@@ -407,19 +406,6 @@ def test_with_lambda_1_no_target_lies_below_the_memory() -> None:
 
 
 # The game as a backend.
-
-
-def test_the_backend_follows_the_task() -> None:
-    assert set(CLIMB_TASKS) <= set(TASKS)
-    make = Config.from_parameters
-    for task in CLIMB_TASKS:
-        assert make(task=task) == make(task=task, backend="climb")
-        assert make(task=task).backend == "climb" and make(task=task).online_cql
-    assert make(task="3s5z").backend == "smax"
-    with pytest.raises(ValueError, match="^backend: got 'smax', allowed: 'climb' for climb_pen"):
-        make(task="climb_penalty", backend="smax")
-    with pytest.raises(ValueError, match="^backend: got 'climb', allowed: 'smax' for 2s3z$"):
-        make(backend="climb")
 
 
 @pytest.mark.parametrize("algorithm", ["qmix", "ovmse"])
