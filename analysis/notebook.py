@@ -97,6 +97,13 @@ def runs_given(given: str | list[str]) -> list[Path]:
     return find_runs(runs_folder(given, "") if given else next(d for d in shipped if d.exists()))
 
 
+def whole(given: dict[str, Any], name: str, least: int) -> int:
+    """A parameter that is a whole number from `least` on; raises UserError if it is not."""
+    if type(given[name]) is not int or given[name] < least:
+        raise UserError(f"{name}: got {given[name]!r}, allowed: a whole number from {least} on")
+    return given[name]
+
+
 def run_given(name: str, runs: Sequence[Path]) -> Path:
     """The run of that name (its folder's); nothing given means the first."""
     if not name:

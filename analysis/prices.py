@@ -60,7 +60,10 @@ def costs(q: QFunction, battles: Sequence[Battle]) -> pd.DataFrame:
 
 def by_number(costs: pd.DataFrame) -> pd.DataFrame:
     """The costs by how many explored at the step: `at_once`, `events`, `low`, `cost`, `high`
-    (quartiles of an event's cost) and `together` (mean of what all of a step cost)."""
+    (quartiles of an event's cost) and `together` (mean of what all of a step cost). No row if
+    nobody explored."""
+    if costs.empty:
+        return pd.DataFrame(columns=["at_once", "events", "low", "cost", "high", "together"])
     groups = costs.groupby("at_once")
     table = groups.cost.quantile([0.25, 0.5, 0.75]).unstack()
     table = table.set_axis(["low", "cost", "high"], axis=1)

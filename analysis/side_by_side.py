@@ -27,9 +27,9 @@ def ways(epsilon: float, agents: int) -> list[tuple[str, str, float]]:
     sequential ones at ``N·ε`` as ε-greedy, ε-greedy at ``ε/N`` as the sequential ones. Raises
     UserError where ``N·ε`` exceeds 1: a probability cannot.
     """
-    if not 0 < epsilon * agents <= 1 + 1e-9:
+    if not isinstance(epsilon, int | float) or not 0 < epsilon * agents <= 1 + 1e-9:
         raise UserError(
-            f"epsilon: got {epsilon}, allowed: above 0 and at most {1 / agents:.3f}, since the "
+            f"epsilon: got {epsilon!r}, allowed: above 0 and at most {1 / agents:.3f}, since the "
             f"sequential ways are tried at {agents} times it too"
         )
     few, many = f"{epsilon:.2g}", f"{agents * epsilon:.2g}"

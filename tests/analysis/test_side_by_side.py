@@ -18,7 +18,7 @@ from analysis.battles import record
 from analysis.charts import exploration as charts
 from analysis.charts.show import VEGALITE, mimebundle
 from analysis.events import events, events_or_recorded
-from analysis.notebook import run_given, runs_given
+from analysis.notebook import run_given, runs_given, whole
 from analysis.snapshots import Snapshots
 from analysis.tables import EXPLORATION, readable
 from ovmse.errors import UserError
@@ -39,7 +39,7 @@ def test_the_ways_have_the_same_epsilon_or_the_same_number() -> None:
         assert chances @ np.arange(6) == pytest.approx(float(number))
     assert [e for _, _, e in ways].count(0.1) == 3  # the three ways at one epsilon
     assert max(e for _, _, e in side_by_side.ways(1 / 3, 3)) == 1
-    for wrong in (0.0, 0.21, -1.0):
+    for wrong in (0.0, 0.21, -1.0, "x"):
         with pytest.raises(UserError, match="epsilon: got .*at most 0.200"):
             side_by_side.ways(wrong, 5)
 
@@ -134,6 +134,20 @@ def test_runs_are_listed_and_picked(of: Snapshots, monkeypatch, tmp_path: Path) 
     (tmp_path / "runs" / "one").symlink_to(other)  # those that ship now
     with pytest.raises(UserError, match="there is no run in"):  # links are not followed
         runs_given("")
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, "3", None, True])
+def test_a_number_that_is_none_is_one_sentence(wrong: object) -> None:
+    assert whole({"battles": 3}, "battles", 1) == 3
+    with pytest.raises(UserError, match=r"battles: got .*, allowed: a whole number from 1 on"):
+        whole({"battles": wrong}, "battles", 1)
+
+
+def test_nobody_explored(of: Snapshots) -> None:
+    q, battles = of.network(0), record(of.run, 0, "epsilon_greedy", 0.0, 3, 1)
+    table = prices.by_number(prices.costs(q, battles))
+    assert table.empty
+    assert mimebundle(charts.prices(table, "nobody"))
 
 
 def test_the_answer_by_hand() -> None:
