@@ -48,3 +48,25 @@ def kept_wins(table: pd.DataFrame) -> str:
     )
     after = f"After {means.env_steps.max():,} online steps ({seeds} each) "
     return after + "; ".join(text for _, text in sorted(parts)) + "."
+
+
+def explored(name: str, at_once: pd.DataFrame, steps: int, costs: pd.DataFrame) -> str:
+    """How often agents explored, beside chance, and what one random action costs.
+
+    at_once: as from `analysis.exploration.at_once`; costs as from `analysis.prices.costs`, of the
+    snapshot after so many `steps`.
+    """
+    some = 1 - at_once.loc[at_once.k == 0].iloc[0]
+    several = at_once[at_once.k > 1].sum()
+    said = (
+        f"While {name} trained, somebody explored at {per_cent(some.explored)} of the steps, and "
+        f"two or more at once at {per_cent(several.explored)}; chance gives "
+        f"{per_cent(several.greedy)} where each living agent explores at ε, and "
+        f"{per_cent(several.sequential)} at ε/N."
+    )
+    if not len(costs):
+        return said
+    return (
+        f"{said} After {steps:,} steps one random action costs {costs.cost.mean():.2f} of Q_tot, "
+        "as the network itself sees it."
+    )

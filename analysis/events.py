@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ovmse.config import Config
 from ovmse.runs.reading import RunError, read_config, snapshot_steps
 
 CHUNK = 2**20  # bytes of a file between two looks at the clock
+SNAPSHOTS = 8  # from so many battles are recorded anew, to see how a run changes
 
 
 @dataclass(frozen=True)
@@ -71,19 +73,36 @@ def events(run: str | Path) -> Events:
 
 
 def events_or_recorded(run: str | Path, battles: int = 16) -> Events:
-    """As `events`; of a run that wrote down none, so many battles recorded anew from each of its
-    snapshots, exploring as the run did then. Their numbers count up from 1, snapshot by snapshot.
-    """
+    """As `events`; of a run without them, the battles of `recorded_along`, numbered from 1."""
     if (Path(run) / "events.jsonl").exists():
         return events(run)
-    config, agents = config_of(run), team_size(run)
-    snapshots = [n for n, _ in snapshot_steps(run)]
     lines: list[_Line] = []
-    for at in tracked(snapshots, "Snapshots whose battles are recorded anew"):
-        epsilon = float(epsilon_at(config, at))
-        for battle in record(run, at, config.exploration, epsilon, battles, seed=at):
-            lines.append(_line(battle, len(lines) + 1, at))
-    return _tables(lines, config, agents, 0, recorded=True)
+    for at, found in recorded_along(run, battles):
+        lines += [_line(battle, len(lines) + n, at) for n, battle in enumerate(found, 1)]
+    return _tables(lines, config_of(run), team_size(run), 0, recorded=True)
+
+
+def recorded_along(run: str | Path, battles: int = 16) -> Iterator[tuple[int, list[Battle]]]:
+    """So many battles recorded anew from each of some snapshots (`some_snapshots`), exploring as
+    the run did at that time: ``(env_steps, battles)``. They are held in memory for the next call.
+    """
+    for at, file in tracked(some_snapshots(run), "Snapshots whose battles are recorded anew"):
+        yield at, _recorded(str(run), at, battles, file.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2 * SNAPSHOTS)
+def _recorded(run: str, at: int, battles: int, written: int) -> list[Battle]:
+    config = config_of(run)
+    return record(run, at, config.exploration, float(epsilon_at(config, at)), battles, seed=at)
+
+
+def some_snapshots(run: str | Path) -> list[tuple[int, Path]]:
+    """At most `SNAPSHOTS` of a run's, the first and the last among them."""
+    files = snapshot_steps(run)
+    if not files:
+        raise RunError(f"{run} has no snapshot yet")
+    kept = np.unique(np.linspace(0, len(files) - 1, SNAPSHOTS).round().astype(int))
+    return [files[i] for i in kept]
 
 
 def events_of(battles: Sequence[Battle], config: Config, env_steps: int) -> Events:
@@ -111,14 +130,12 @@ def epsilon_at(config: Config, env_steps: np.ndarray | float) -> np.ndarray:
 
 def team_size(run: str | Path) -> int:
     """``N``, from the shape of a snapshot's mixer; no environment is started for it."""
-    files = snapshot_steps(run)
-    if not files:
-        raise RunError(f"{run} has no snapshot yet")
+    file = some_snapshots(run)[0][1]
     try:
-        with safe_open(files[0][1], "pt") as stored:
+        with safe_open(file, "pt") as stored:
             rows = stored.get_slice("mixer.hyper_w1.2.weight").get_shape()[0]
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{files[0][1]} is no snapshot of this version of ovmse ({error})") from None
+        raise RunError(f"{file} is no snapshot of this version of ovmse ({error})") from None
     return rows // config_of(run).embed_size
 
 

@@ -12,14 +12,34 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.battles import Battle, record
-from analysis.events import Events, config_of, epsilon_at
+from analysis.battles import Battle
+from analysis.charts.theme import in_order
+from analysis.events import Events, epsilon_at, recorded_along, some_snapshots, team_size
 from analysis.kept import kept, key
-from analysis.snapshots import Snapshots
-from analysis.widgets.progress import tracked
+from analysis.tables import curves
 
 THIRDS = ("first third", "second third", "last third")
+OPENING = 20  # steps of a battle in which nearly all agents live
 SQUARE = 4.0  # map units: the side of the squares of `coarse_states`
+
+
+def overview(runs: Sequence[Path]) -> pd.DataFrame:
+    """A row a run, in the order of the table of algorithms, from what its tests wrote down: `run`,
+    `task`, `algorithm`, `seed`, `exploration`, `explorers` (a step, mean of the run) and the test
+    win rates at `first` and at `last`."""
+    table = curves(runs)
+    table = table[table.phase == "online"]
+    if "explorers" not in table:
+        table = table.assign(explorers=np.nan)
+    names = ["run", "task", "algorithm", "seed", "exploration"]
+    rows = table.groupby(names, sort=False).agg(
+        explorers=("explorers", "mean"),
+        first=("test_win_rate", "first"),
+        last=("test_win_rate", "last"),
+    )
+    order = {name: n for n, name in enumerate(in_order(table.algorithm))}
+    rows = rows.reset_index()
+    return rows.iloc[np.argsort(rows.algorithm.map(order), kind="stable")].reset_index(drop=True)
 
 
 def binomial(k: int, living: np.ndarray, chance: np.ndarray) -> np.ndarray:
@@ -50,23 +70,22 @@ def living(battle: Battle) -> np.ndarray:
 
 
 def living_along(run: str | Path, battles: int = 16) -> pd.DataFrame:
-    """How many agents live while a run trains: of each snapshot the share of steps with ``n``.
+    """How many agents live while a run trains: at some snapshots the share of steps with ``n``.
 
-    `events.jsonl` does not say who lived. So battles are recorded anew from the run's snapshots,
-    with the run's own exploration and ε of that time. Columns: `env_steps` and `0` .. `N`. What was
-    measured is kept beside the run, and found again.
+    `events.jsonl` does not say who lived. So battles are recorded anew from snapshots, with the
+    run's own exploration and ε of that time. Columns: `env_steps` and `0` .. `N`. What was measured
+    is kept beside the run, and found again.
     """
-    of, config, rows = Snapshots(run), config_of(run), []
-    with kept(of.run, "living") as held:
-        for at in tracked(list(of.files), "Snapshots asked how many live"):
-            name = key(of.files[at], of.run / "config.json", battles)
-            if name not in held:
-                epsilon = float(epsilon_at(config, at))
-                found = record(run, at, config.exploration, epsilon, battles, seed=at)
+    files, agents, rows = some_snapshots(run), team_size(run), {}
+    with kept(Path(run), "living") as held:
+        names = {at: key(file, Path(run) / "config.json", battles) for at, file in files}
+        if not set(names.values()) <= held.keys():
+            for at, found in recorded_along(run, battles):
                 n = np.concatenate([living(b) for b in found])
-                held[name] = (np.bincount(n, minlength=of.spec.n_agents + 1) / len(n)).tolist()
-            rows.append([at, *held[name]])
-    return pd.DataFrame(rows, columns=["env_steps", *range(len(rows[0]) - 1)])
+                held[names[at]] = (np.bincount(n, minlength=agents + 1) / len(n)).tolist()
+        rows = {at: held[name] for at, name in names.items()}
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.rename_axis("env_steps").reset_index()
 
 
 def at_once(events: Events, alive: pd.DataFrame, epsilon: float | None = None) -> pd.DataFrame:
@@ -107,53 +126,98 @@ def _grouped(
     return np.broadcast_to(np.asarray(given, float), len(count)), weights
 
 
-def along(events: Events, alive: pd.DataFrame, windows: int = 60) -> pd.DataFrame:
-    """Over training, in at most so many windows of environment steps: the mean number of agents
-    per step that explored and that strayed, beside ``n·ε`` and ``n·ε/N``.
+def windows(clock: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most so many windows of environment steps: which one each step is in ``[steps]``, and
+    where they begin and end ``[W + 1]``. Few different moments have a window each."""
+    moments = np.unique(clock)
+    if len(moments) <= most:
+        between = (moments[1:] + moments[:-1]) / 2
+        edges = np.concatenate([moments[:1], between, moments[-1:] + 1])
+    else:
+        edges = np.linspace(moments[0], moments[-1] + 1, most + 1)
+    return np.searchsorted(edges[1:-1], clock, side="right"), edges
 
-    Columns: `env_steps` (the middle), `explored`, `strayed`, `greedy`, `sequential`, `epsilon`.
+
+def along(events: Events, alive: pd.DataFrame, most: int = 60) -> pd.DataFrame:
+    """Over training, in `windows`: the mean number of agents per step that explored and that
+    strayed, beside ``n·ε`` and ``n·ε/N``, with the mean ``n`` living of the snapshots around.
+
+    Columns: `env_steps` (of the mean step), `explored`, `strayed`, `greedy`, `sequential`.
     """
-    last = int(events.clock.max()) + 1
-    which = events.clock.astype(np.int64) * windows // last
-    steps = np.bincount(which, minlength=windows)
+    which, _ = windows(events.clock, most)
+    steps = np.bincount(which)
     there = steps > 0
 
     def mean(values: np.ndarray) -> np.ndarray:
-        return np.bincount(which, values, windows)[there] / steps[there]
+        return np.bincount(which, values)[there] / steps[there]
 
-    epsilon = epsilon_at(events.config, events.clock)
     n = alive.drop(columns="env_steps").to_numpy() @ np.arange(events.agents + 1)
-    alive_then = np.interp(events.clock, alive.env_steps, n)
+    living_then = np.interp(events.clock, alive.env_steps, n)
+    greedy = mean(living_then * epsilon_at(events.config, events.clock))
     return pd.DataFrame(
         {
             "env_steps": mean(events.clock.astype(float)),
             "explored": mean(events.per_step().astype(float)),
             "strayed": mean(events.per_step(strayed=True).astype(float)),
-            "greedy": mean(alive_then * epsilon),
-            "sequential": mean(alive_then * epsilon) / events.agents,
-            "epsilon": mean(epsilon),
+            "greedy": greedy,
+            "sequential": greedy / events.agents,
         }
     )
 
 
-def by_explorers(events: Events, groups: int = 5) -> pd.DataFrame:
-    """Return and win rate of the battles by how many explored in them, a third of training each.
+def density(events: Events, most: int = 60) -> pd.DataFrame:
+    """How often each agent explored over training: a row a window and agent, with `begin` and `end`
+    (environment steps), `agent` and `share` (of the window's steps)."""
+    which, edges = windows(events.clock, most)
+    size = len(edges) - 1
+    steps = np.bincount(which, minlength=size)
+    of = np.searchsorted(edges[1:-1], events.explored.env_steps, side="right")
+    cells = np.bincount(of * events.agents + events.explored.agent, minlength=size * events.agents)
+    share = cells.reshape(size, events.agents) / np.maximum(steps, 1)[:, None]
+    window, agent = np.divmod(np.arange(share.size), events.agents)
+    table = pd.DataFrame({"begin": edges[window], "end": edges[window + 1], "agent": agent})
+    return table.assign(share=share.ravel())[steps[window] > 0].reset_index(drop=True)
 
-    Battles of a third are put into `groups` of about equal size by `explorers` per step: long
-    battles have more of them, whatever they do. Columns: `third`, `explorers` (the group's mean per
-    step), `battles`, `won`, `return`, `length`. A third with fewer than two battles a group has one
-    group.
+
+def some_battles(events: Events, battles: int = 12, most: int = 2000) -> pd.DataFrame:
+    """The events of some battles, evenly spread over training, at most so many events.
+
+    Columns as of `Events.explored`, with the battle's `length`, `won` and `row` (from 0, in order),
+    and `rank`: 0 where the greedy action was drawn, else the third (1, 2, 3) of the gaps of all the
+    run's events. A battle in which nobody explored has one row whose `step` is missing.
     """
-    battles = events.battles.assign(per_step=events.battles.explorers / events.battles.length)
-    end = battles.env_steps.max() + 1
-    thirds = np.minimum(3 * battles.env_steps // end, 2)
+    gaps = events.explored.gap[events.explored.action != events.explored.greedy]
+    thirds = np.quantile(gaps, [1 / 3, 2 / 3]) if len(gaps) else [0, 0]
+    while True:
+        where = np.unique(np.linspace(0, len(events.battles) - 1, battles).round().astype(int))
+        some = events.battles.iloc[where].assign(row=range(len(where)))
+        if battles == 1 or some.explorers.sum() <= most:
+            break
+        battles -= 1
+    columns = ["battle", "length", "won", "row"]
+    table = some[columns].merge(events.explored, "left", "battle")
+    strayed = table.action != table.greedy
+    return table.assign(rank=np.where(strayed, 1 + np.searchsorted(thirds, table.gap), 0))
+
+
+def by_explorers(events: Events, groups: int = 5) -> pd.DataFrame:
+    """Return and win rate of the battles by how often agents explored early, by third of training.
+
+    Early: in the first `OPENING` steps, while nearly all live. Over a whole battle the count would
+    say who survived, since the dead do not explore: winners would have more. The battles of a third
+    are put into at most `groups` of about equal size. Columns: `third`, `explorers` (the group's
+    mean), `battles`, `won`, `return`, `length`.
+    """
+    early = events.explored.battle[events.explored.step < OPENING].value_counts()
+    battles = events.battles.assign(explorers=events.battles.battle.map(early).fillna(0))
+    thirds = np.minimum(3 * battles.env_steps // (battles.env_steps.max() + 1), 2)
     parts = []
     for third, rows in battles.groupby(thirds):
-        several = groups if len(rows) >= 2 * groups else 1
-        order = rows.per_step.rank(method="first") - 1
-        grouped = rows.groupby((order * several // len(rows)).astype(int))
+        several = min(groups, max(len(rows) // 2, 1))
+        cuts = np.unique(rows.explorers.quantile(np.arange(1, several) / several))
+        grouped = rows.groupby(np.searchsorted(cuts, rows.explorers))
         part = grouped.agg(
-            explorers=("per_step", "mean"),
+            explorers=("explorers", "mean"),
             battles=("won", "size"),
             won=("won", "mean"),
             **{"return": ("return", "mean")},

@@ -19,6 +19,7 @@ from ovmse.method.algorithms import ALGORITHMS
 from ovmse.method.learner import Learner
 from ovmse.method.networks import QFunction, gather_actions
 from ovmse.method.schedules import linear_decay
+from ovmse.runs.reading import RunError
 from ovmse.training.phase import FixedBattles, online_settings
 
 PARTS = ("all", "explored", "greedy")
@@ -56,8 +57,9 @@ def ledger(
     others: loss as in the run (its memory and conservative term too), rate without warm-up. A
     snapshot holds neither the target network nor Adam's moments: the target is the snapshot itself
     and Adam starts anew, so that a step has about the same length whatever the gradient's. Columns:
-    `batch`, `part`, `steps` (their share), `change` (of `q_fixed` after the update) and
-    `first_order` (``-η · g_fixed · g_part``, plain gradient descent, whose parts add up).
+    `batch`, `part`, `share` (of the steps), `too_low` (mean ``y - Q_tot`` there), `change` (of
+    `q_fixed` after the update) and `first_order` (``-η · g_fixed · g_part``, plain gradient
+    descent, whose parts add up).
     """
     config, q = of.config, of.network(snapshot).requires_grad_(True)
     settings = replace(online_settings(config), lr_warmup_updates=0)
@@ -73,12 +75,15 @@ def ledger(
         some = [battles[b] for b in rng.choice(len(battles), size, replace=False)]
         _, episodes, batch = batched(some)
         explored = somebody_explored(episodes, batch)
+        off = Learner(q, settings, 0).td_target(batch, q.q_values(batch).detach())
+        off = off - q.q_tot_taken(batch)
         masks = (batch.filled, explored, batch.filled & ~explored)
         for part, mask in zip(PARTS, masks, strict=True):
-            row = {"batch": number, "part": part, "steps": float(mask.sum() / batch.filled.sum())}
+            row = {"batch": number, "part": part, "share": float(mask.sum() / batch.filled.sum())}
             if not mask.any():
-                rows.append(row | {"change": 0.0, "first_order": 0.0})
+                rows.append(row | {"too_low": np.nan, "change": 0.0, "first_order": 0.0})
                 continue
+            row["too_low"] = float(off[mask].mean())
             learner = MaskedLearner(of.network(snapshot).requires_grad_(True), settings, number)
             learner.masked_update(batch, mask, **given)
             moved = sum(float((a * b).sum()) for a, b in zip(towards, learner.gradient))
@@ -105,18 +110,22 @@ def somebody_explored(episodes: Sequence[Episode], batch: EpisodeBatch) -> Tenso
 
 def asked(of: Snapshots, snapshot: int, episodes: Sequence[Episode]) -> dict[str, object]:
     """What the run's target asks of the frozen network is put into the episodes; what
-    ``Learner.update`` is to be told of it."""
+    ``Learner.update`` is to be told of it. Where a run came without the memory's file, the network
+    before the first online update stands in for it."""
     config, kind = of.config, ALGORITHMS[of.config.algorithm].target
     batch_of = EpisodeBatch.from_episodes
     if kind == "ovm":
-        memory = of.memory()
+        try:
+            memory = of.memory()
+        except RunError:
+            memory = of.network(min(of.files))
         for episode in episodes:
             episode.q_offline = memory.q_tot_taken(batch_of([episode]))[0].numpy()
         t = max(0, snapshot - config.policy_warmup_steps)
         weight = linear_decay(1.0, config.memory_end, config.memory_anneal, t)
         return {"lambda_memory": weight}
     if kind == "action_proposal":
-        offline = of.network(0)  # nothing was learnt online yet
+        offline = of.network(min(of.files))  # nothing was learnt online yet
         for episode in episodes:
             episode.proposal = offline.greedy_actions(batch_of([episode]))[0].numpy()
         return {"proposals": True}

@@ -14,7 +14,8 @@ from IPython.display import display
 
 from ovmse.config import did_you_mean
 from ovmse.errors import UserError
-from ovmse.runs.files import PROJECT, RUNS, from_project, named_path
+from ovmse.runs.files import DATA_DIR, PROJECT, RUNS, from_project, named_path
+from ovmse.runs.reading import find_runs
 from ovmse.sweep.notebook_source import assigned
 
 
@@ -86,3 +87,30 @@ def runs_folder(given: str, default: str) -> Path:
     if given:
         return PROJECT / named_path(given, "runs")
     return RUNS / default
+
+
+def runs_given(given: str | list[str]) -> list[Path]:
+    """The runs of a folder, or those of a list; nothing given means the runs that ship."""
+    if not isinstance(given, str):
+        return find_runs(PROJECT / named_path(path, "runs") for path in given)
+    shipped = [DATA_DIR / name for name in ("runs", "figure1")]
+    return find_runs(runs_folder(given, "") if given else next(d for d in shipped if d.exists()))
+
+
+def whole(given: dict[str, Any], name: str, least: int) -> int:
+    """A parameter that is a whole number from `least` on; raises UserError if it is not."""
+    if type(given[name]) is not int or given[name] < least:
+        raise UserError(f"{name}: got {given[name]!r}, allowed: a whole number from {least} on")
+    return given[name]
+
+
+def run_given(name: str, runs: Sequence[Path]) -> Path:
+    """The run of that name (its folder's); nothing given means the first."""
+    if not name:
+        return runs[0]
+    found = [run for run in runs if run.name == name]
+    if len(found) != 1:
+        names = [run.name for run in runs]
+        hint = did_you_mean(name, names) or f", but: {', '.join(names[:8])}"
+        raise UserError(f"run: {len(found) or 'none'} of the runs is called {name!r}{hint}")
+    return found[0]

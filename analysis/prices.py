@@ -58,6 +58,19 @@ def costs(q: QFunction, battles: Sequence[Battle]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).sort_values(["battle", "step", "agent"])
 
 
+def by_number(costs: pd.DataFrame) -> pd.DataFrame:
+    """The costs by how many explored at the step: `at_once`, `events`, `low`, `cost`, `high`
+    (quartiles of an event's cost) and `together` (mean of what all of a step cost). No row if
+    nobody explored."""
+    if costs.empty:
+        return pd.DataFrame(columns=["at_once", "events", "low", "cost", "high", "together"])
+    groups = costs.groupby("at_once")
+    table = groups.cost.quantile([0.25, 0.5, 0.75]).unstack()
+    table = table.set_axis(["low", "cost", "high"], axis=1)
+    together = costs.drop_duplicates(["battle", "step"]).groupby("at_once")["all"].mean()
+    return table.assign(events=groups.size(), together=together).reset_index()
+
+
 def contamination(q: QFunction, battles: Sequence[Battle], config: Config) -> pd.DataFrame:
     """How much of a target stems from what others did by chance later: ``y(λ_td) - y(0)`` by the
     number of explorers in the next `WINDOW` steps.

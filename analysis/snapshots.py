@@ -60,6 +60,12 @@ class Snapshots:
             raise RunError(f"{self.run} has no snapshot at {env_steps:,} steps, but at: {known}")
         return self.load(self.files[env_steps])
 
+    def nearest(self, env_steps: int) -> int:
+        """The environment steps of the snapshot nearest to so many."""
+        if not self.files:
+            raise RunError(f"{self.run} has no snapshot yet")
+        return min(self.files, key=lambda at: abs(at - env_steps))
+
     def memory(self) -> QFunction:
         """The frozen offline network of eq. 4: the target network as offline training left it."""
         return self.load(self._of_pretraining(MEMORY_FILE), "target.")

@@ -253,16 +253,62 @@ READABLE: dict[str, tuple[str, Callable[[Any], str]]] = {
     "epsilon": ("epsilon", "{:.2f}".format),
 }
 
+EXPLORATION_NAMES = {
+    "epsilon_greedy": "ε-greedy",
+    "sequential_centralised": "sequential, centralised",
+    "sequential_decentralised": "sequential, decentralised",
+}
+# The same of the tables of 03_exploration; a setting has its own meaning there.
+EXPLORATION: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "run": ("run", lambda path: Path(path).name),
+    "task": ("task", str),
+    "algorithm": ("algorithm", label),
+    "seed": ("seed", str),
+    "exploration": ("exploration", lambda name: EXPLORATION_NAMES[name]),
+    "first": ("test battles won at first", per_cent),
+    "last": ("at last", per_cent),
+    "part": ("learned from", str),
+    "third": ("of training", str),
+    "k": ("agents at one step", str),
+    "explored": ("explored at so many steps", per_cent),
+    "strayed": ("took another than the greedy action", per_cent),
+    "greedy": ("chance at ε", per_cent),
+    "sequential": ("chance at ε/N", per_cent),
+    "epsilon": ("epsilon", "{:.2f}".format),
+    "at_once": ("explore at that step", str),
+    "events": ("random actions", "{:,.0f}".format),
+    "explorers": ("explorers", "{:.3g}".format),
+    "off_greedy": ("off the greedy action", "{:.3g}".format),
+    "several": ("two or more at once", per_cent),
+    "battles": ("battles", "{:,.0f}".format),
+    "steps": ("steps", "{:,.0f}".format),
+    "share": ("of the steps", per_cent),
+    "cost": ("Q_tot one costs", "{:.2f}".format),
+    "together": ("Q_tot all cost together", "{:.2f}".format),
+    "given_up": ("Q_tot given up a step", "{:.3f}".format),
+    "won": ("battles won", per_cent),
+    "return": ("return (at most 20)", "{:.1f}".format),
+    "joint": ("joint actions in 1,000 steps", "{:.0f}".format),
+    "states": ("coarse states in 1,000 steps", "{:.0f}".format),
+    "mean": ("mean y(λ) − y(0)", "{:+.3f}".format),
+    "error": ("standard error", "{:.3f}".format),
+    "too_low": ("y − Q_tot there", "{:+.2f}".format),
+    "change": ("change by one update", "{:+.2f}".format),
+    "first_order": ("by gradient descent", "{:+.2f}".format),
+}
 
-def readable(table: pd.DataFrame) -> pd.DataFrame:
+
+def readable(
+    table: pd.DataFrame, known: dict[str, tuple[str, Callable[[Any], str]]] = READABLE
+) -> pd.DataFrame:
     """The columns of `table` as text for readers: names as in the charts, per cent, separators.
 
     A value stands with the least and the greatest seed, from columns `x_min` and `x_max`, where
     these differ. A value that is missing is a dash; a column that has none is left out, and so is
-    one without an entry in `READABLE`.
+    one without an entry in `known`.
     """
     out = {}
-    for column, (name, text) in READABLE.items():
+    for column, (name, text) in known.items():
         if column not in table or table[column].isin([None, np.nan, ""]).all():
             continue
         low, high = (table.get(f"{column}_{end}", table[column]) for end in ("min", "max"))

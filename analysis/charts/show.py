@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -23,9 +24,9 @@ def show(chart: alt.TopLevelMixin) -> None:
     display(mimebundle(chart), raw=True)
 
 
-def show_table(table: pd.DataFrame) -> None:
-    """Display a table for readers (see `analysis.tables.readable`), without row numbers."""
-    show_text(readable(table))
+def show_table(table: pd.DataFrame, **known: Any) -> None:
+    """Display a table for readers, without row numbers; arguments as of `tables.readable`."""
+    show_text(readable(table, **known))
 
 
 def show_text(table: pd.DataFrame) -> None:

@@ -79,11 +79,11 @@ def on_paper(spec: dict) -> dict:
 
 
 def inks() -> list[tuple[int, int, int]]:
-    """Every colour (RGB, 0..255) a chart needs: the styles with two tints for edges, and greys."""
+    """Every colour (RGB, 0..255) a chart needs: the styles with tints, and greys."""
     pure = [s.colour for s in STYLES.values() if s.colour != AROUND]
     shades = {(v, v, v) for v in (34, 70, 95, 118, 150, 185, 215, 225, 235, 255)}
     for red, green, blue in (ImageColor.getrgb(c)[:3] for c in pure):
-        for a in (1, 0.6, 0.35):
+        for a in (1, 0.8, 0.6, 0.35, 0.2):
             fade = [round(255 + a * (level - 255)) for level in (red, green, blue)]
             shades.add((fade[0], fade[1], fade[2]))
     return sorted(shades)
@@ -118,4 +118,14 @@ def config() -> dict:
             "offset": 14,
         },
         "text": {"fontSize": 15, "color": AROUND},
+        "legend": {
+            "orient": "top",
+            "labelFontSize": 14,
+            "titleFontSize": 14,
+            "titleFontWeight": "normal",
+            "labelColor": AROUND,
+            "titleColor": AROUND,
+            "labelLimit": 260,
+            "symbolOpacity": 1,
+        },
     }

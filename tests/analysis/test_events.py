@@ -113,9 +113,10 @@ def test_what_is_missing_is_said(mine) -> None:
         events(run)
     got = events_or_recorded(run, battles=3)
     snapshots = sorted((run / "snapshots").glob("online_*"))
-    assert got.recorded and len(got.battles) == 3 * len(snapshots)
+    assert got.recorded and len(got.battles) == 3 * module.SNAPSHOTS < 3 * len(snapshots)
     assert got.battles.battle.is_unique and len(got.explored)
-    assert set(got.clock) == {int(s.stem.removeprefix("online_")) for s in snapshots}
+    all_steps = [int(s.stem.removeprefix("online_")) for s in snapshots]
+    assert {all_steps[0], all_steps[-1]} < set(got.clock) <= set(all_steps)
     shutil.rmtree(run / "snapshots")
     (run / "result.json").unlink()
     with pytest.raises(RunError, match="has no snapshot yet"):

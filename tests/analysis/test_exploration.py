@@ -18,11 +18,14 @@ from analysis.exploration import (
     at_once,
     by_explorers,
     coarse_states,
+    density,
     distinct,
     expected,
     joint_actions,
     living,
     living_along,
+    some_battles,
+    windows,
 )
 from ovmse.envs.base import Units
 from ovmse.method.algorithms import EXPLORATIONS
@@ -90,12 +93,12 @@ def test_training_agrees_with_its_own_exploration(run: Path) -> None:
     assert abs(table.explored - table.sequential).max() > 0.1
     assert (run / "cache/living.json").exists()
     assert living_along(run).equals(alive)
-    windows = along(got, alive, windows=7)
-    weights = np.bincount(got.clock.astype(int) * 7 // (got.clock.max() + 1))
+    along_it = along(got, alive, most=7)
+    weights = np.bincount(windows(got.clock, 7)[0])
     mean = got.per_step().mean()
-    assert (windows.explored * weights).sum() / weights.sum() == pytest.approx(mean)
-    assert (windows.sequential * 2).tolist() == pytest.approx(windows.greedy.tolist())
-    assert windows.explored.tolist() == pytest.approx(windows.greedy.tolist(), abs=0.15)
+    assert (along_it.explored * weights).sum() / weights.sum() == pytest.approx(mean)
+    assert (along_it.sequential * 2).tolist() == pytest.approx(along_it.greedy.tolist())
+    assert along_it.explored.tolist() == pytest.approx(along_it.greedy.tolist(), abs=0.15)
     # By plain loops: each step at its own ε, with the nearest snapshot's mixture.
     total = np.zeros(3)
     for step in got.clock:
@@ -109,23 +112,26 @@ def test_training_agrees_with_its_own_exploration(run: Path) -> None:
     assert table.greedy.tolist() == pytest.approx(total.tolist(), abs=2e-3)  # ties of nearness
 
 
-def battles_table(explorers: list[int], length: int = 10) -> Events:
+def battles_table(explorers: list[int]) -> Events:
+    """Each battle with so many events early, and some later, which do not count."""
     size = len(explorers)
     table = pd.DataFrame({"battle": range(1, size + 1), "env_steps": range(10, 10 * size + 10, 10)})
-    table = table.assign(length=length, won=[e < 4 for e in explorers], explorers=explorers)
+    table = table.assign(length=30, won=[e < 4 for e in explorers])
     table["return"] = [10.0 - e for e in explorers]
-    return Events(None, 2, table.assign(strayed=0), pd.DataFrame(), np.zeros(0))
+    rows = [(b, t) for b, e in enumerate(explorers, 1) for t in [*range(e), *range(20, 25)]]
+    return Events(None, 2, table, pd.DataFrame(rows, columns=["battle", "step"]), np.zeros(0))
 
 
 def test_groups_by_explorers_by_hand() -> None:
     table = by_explorers(battles_table([6, 0, 2, 4, 8, 2, 6, 0, 3, 3, 3, 3]), groups=2)
     first = table[table.third == "first third"]
-    assert first.explorers.tolist() == pytest.approx([0.1, 0.5])  # 0, 2 and 4, 6
+    assert first.explorers.tolist() == [1, 5]  # 0, 2 and 4, 6
     assert first.won.tolist() == [1, 0]
     assert first["return"].tolist() == [9, 5]
     assert table.groupby("third", sort=False).battles.sum().tolist() == [4, 4, 4]
+    assert len(table[table.third == "last third"]) == 1  # all alike
     few = by_explorers(battles_table([1, 2, 3, 4]), groups=2)
-    assert len(few) == 3 and few.battles.sum() == 4
+    assert few.battles.sum() == 4
 
 
 def test_distinct_against_drawing(rng: np.random.Generator) -> None:
@@ -156,3 +162,34 @@ def test_labels_of_steps_by_hand() -> None:
         units=[], episode=SimpleNamespace(state=np.array([[0, 1], [0, 0.96], [1, 0], [9, 9]]))
     )
     assert len(set(coarse_states([climb]))) == 2
+
+
+def test_windows_by_hand() -> None:
+    which, edges = windows(np.array([0, 10, 10, 40]), 3)
+    assert (which.tolist(), edges.tolist()) == ([0, 1, 1, 2], [0, 5, 25, 41])
+    which, edges = windows(np.arange(100), 4)
+    assert edges.tolist() == [0, 25, 50, 75, 100] and np.bincount(which).tolist() == [25] * 4
+    assert windows(np.array([7, 7]), 4)[0].tolist() == [0, 0]
+
+
+def test_density_and_some_battles_against_loops(run: Path) -> None:
+    got = events(run)
+    table = density(got, most=5)
+    assert len(table) == 10
+    for row in table.itertuples():
+        inside = (got.explored.env_steps >= row.begin) & (got.explored.env_steps < row.end)
+        steps = ((got.clock >= row.begin) & (got.clock < row.end)).sum()
+        count = (inside & (got.explored.agent == row.agent)).sum()
+        assert row.share == pytest.approx(count / steps)
+    some = some_battles(got, 6)
+    assert some.row.unique().tolist() == list(range(6))
+    first, last = got.battles.battle.iloc[[0, -1]]
+    assert (some.battle.iloc[0], some.battle.iloc[-1]) == (first, last)
+    for battle, rows in some.groupby("battle"):
+        mine = got.explored[got.explored.battle == battle]
+        assert rows.step.dropna().tolist() == mine.step.tolist()
+    strayed = got.explored[got.explored.action != got.explored.greedy]
+    for row in some.dropna().itertuples():
+        share = (strayed.gap < row.gap).mean()
+        assert row.rank == 0 if row.action == row.greedy else abs(row.rank - 0.5 - 3 * share) < 0.6
+    assert len(some_battles(got, 50, most=30).dropna()) <= 30

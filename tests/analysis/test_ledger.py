@@ -49,8 +49,8 @@ def test_all_is_a_real_update(of: Snapshots, battles) -> None:
     change = fixed.measure(q)["q_fixed"] - before
     assert got.part.tolist() == ["all", "explored", "greedy"]
     assert got.change[0] == pytest.approx(change, abs=1e-6) and abs(change) > 1e-3
-    assert got.steps[0] == 1 and got.steps[1] + got.steps[2] == pytest.approx(1)
-    assert min(got.steps) > 0.1
+    assert got.share[0] == 1 and got.share[1] + got.share[2] == pytest.approx(1)
+    assert min(got.share) > 0.1
 
 
 def test_parts_add_up_to_the_whole(of: Snapshots, battles) -> None:
@@ -99,5 +99,5 @@ def test_the_first_order_is_what_a_small_step_does(folder: Path) -> None:
 
 def test_a_part_without_steps_moves_nothing(of: Snapshots) -> None:
     got = ledger(of, AT, record(of.run, AT, "epsilon_greedy", 0.0, 8, 1), batches=1)
-    assert got.set_index("part").loc["explored", ["steps", "change", "first_order"]].eq(0).all()
+    assert got.set_index("part").loc["explored", ["share", "change", "first_order"]].eq(0).all()
     assert got.change[0] == pytest.approx(got.change[2])

@@ -1,0 +1,110 @@
+"""Ways to explore side by side: battles of one snapshot, at the same ε and at the same number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.battles import Battle, record
+from analysis.exploration import coarse_states, distinct, joint_actions
+from analysis.kept import kept, key
+from analysis.prices import costs
+from analysis.snapshots import Snapshots
+from analysis.tables import EXPLORATION_NAMES
+from analysis.widgets.progress import tracked
+from ovmse.errors import UserError
+from ovmse.method.networks import QFunction
+
+DRAWS = 1_000  # steps that coverage is counted over
+
+
+def ways(epsilon: float, agents: int) -> list[tuple[str, str, float]]:
+    """``(expected explorers while all N live, exploration, ε)`` of each way.
+
+    Three ways at ε; then each again at the ε that makes as many explore as another does: the
+    sequential ones at ``N·ε`` as ε-greedy, ε-greedy at ``ε/N`` as the sequential ones. Raises
+    UserError where ``N·ε`` exceeds 1: a probability cannot.
+    """
+    if not isinstance(epsilon, int | float) or not 0 < epsilon * agents <= 1 + 1e-9:
+        raise UserError(
+            f"epsilon: got {epsilon!r}, allowed: above 0 and at most {1 / agents:.3f}, since the "
+            f"sequential ways are tried at {agents} times it too"
+        )
+    few, many = f"{epsilon:.2g}", f"{agents * epsilon:.2g}"
+    found = [("0", "epsilon_greedy", 0.0)]
+    for number, of_greedy, of_sequential in (
+        (many, epsilon, min(1.0, agents * epsilon)),
+        (few, epsilon / agents, epsilon),
+    ):
+        for name in EXPLORATION_NAMES:
+            own = of_greedy if name == "epsilon_greedy" else of_sequential
+            found.append((number, name, own))
+    return found
+
+
+def compare(
+    of: Snapshots, snapshot: int, epsilon: float, battles: int = 64, seed: int = 0
+) -> pd.DataFrame:
+    """Battles of one snapshot under each of `ways`; what was measured is kept beside the run.
+
+    ε-greedy at ε and the decentralised way at ``N·ε`` are one thing, down to the battles, and are
+    recorded once. Columns: `expected`, `exploration`, `epsilon`, `battles`, `steps`, and as
+    `measure_of` gives them.
+    """
+    given, rows = ways(epsilon, of.spec.n_agents), []
+    with kept(of.run, "side_by_side") as held:
+        for number, exploration, own in tracked(given, "Ways to explore"):
+            way, chance = exploration, own
+            if exploration == "sequential_decentralised":
+                way, chance = "epsilon_greedy", own / of.spec.n_agents
+            name = key(of.files[snapshot], way, round(chance, 9), battles, seed)
+            if name not in held:
+                found = record(of.run, snapshot, way, chance, battles, seed)
+                held[name] = measure_of(found, of.network(snapshot))
+            row = {"expected": number, "exploration": exploration, "epsilon": own}
+            rows.append(row | {"battles": battles} | held[name])
+    return pd.DataFrame(rows).astype({"cost": float, "joint": float, "states": float})
+
+
+def measure_of(battles: Sequence[Battle], q: QFunction) -> dict[str, float | None]:
+    """Of battles that one network played.
+
+    `steps`, `explorers` (agents exploring at a step) and `off_greedy` (agents whose action was
+    another than the greedy one), `several` (share of steps with two explorers or more), `cost`
+    (mean of an event, `prices.costs`; missing without one), `given_up` (mean over all steps of
+    ``Q_tot(greedy) - Q_tot(what all did)``), `return`, `won`, `length`, and the numbers of
+    different `joint` actions and coarse `states` expected among `DRAWS` of the steps (missing if
+    there are fewer steps).
+    """
+    exploring, straying = [], []
+    for battle in battles:
+        assert battle.episode.exploration is not None
+        exploring.append(battle.episode.exploration.explored.sum(1))
+        straying.append((battle.episode.actions != battle.episode.exploration.greedy).sum(1))
+    at_once, strayed = np.concatenate(exploring), np.concatenate(straying)
+    events, steps = costs(q, battles), len(at_once)
+    joint, states = (distinct(f(battles), DRAWS) for f in (joint_actions, coarse_states))
+    whole = events.drop_duplicates(["battle", "step"])["all"].sum()
+    return {
+        "steps": steps,
+        "explorers": float(at_once.mean()),
+        "several": float((at_once > 1).mean()),
+        "off_greedy": float(strayed.mean()),
+        "cost": float(events.cost.mean()) if len(events) else None,
+        "given_up": float(whole) / steps,
+        "return": float(np.mean([b.episode.episode_return for b in battles])),
+        "won": float(np.mean([bool(b.episode.won) for b in battles])),
+        "length": steps / len(battles),
+        "joint": None if np.isnan(joint) else joint,
+        "states": None if np.isnan(states) else states,
+    }
+
+
+def wilson(won: np.ndarray, battles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % interval of a share of independent battles (Wilson's)."""
+    z, n = 1.96, np.asarray(battles)
+    middle = (won + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(won * (1 - won) / n + z**2 / (4 * n**2))
+    return middle - half, middle + half
