@@ -20,7 +20,7 @@ from ovmse.method.networks import QFunction, gather_actions
 from ovmse.training.phase import online_settings
 
 WINDOW = 5  # steps after the one that a target is for
-MOST = 4  # so many explorers and more are one group
+FEW = 0.02  # a group of its own for 0 explorers needs this share of the steps
 
 
 def batched(battles: Sequence[Battle]) -> tuple[list[int], list[Episode], EpisodeBatch]:
@@ -77,8 +77,9 @@ def contamination(q: QFunction, battles: Sequence[Battle], config: Config) -> pd
 
     y is the TD(λ) target of eq. 8 with the snapshot as its own target network; y(0) looks one step
     ahead alone. The step itself does not count: its action is what is valued. Nor do the last
-    steps, which no whole window follows. Columns: `explorers` (`MOST` stands for that and more),
-    `steps`, `mean`, `error` (standard error, battles as clusters).
+    steps, which no whole window follows. The numbers are put into at most five groups: 0, where it
+    is not rare, and about equal shares of the others. Columns: `window` (the group, "2–3"),
+    `explorers` (its mean), `steps`, `mean`, `error` (standard error, battles as clusters).
     """
     order, episodes, batch = batched(battles)
     settings = online_settings(config)
@@ -93,12 +94,29 @@ def contamination(q: QFunction, battles: Sequence[Battle], config: Config) -> pd
         assert episode.exploration is not None
         so_far = np.append(0, episode.exploration.explored.sum(1).cumsum())  # before step t
         for t in range(episode.length - WINDOW):
-            count = min(so_far[t + 1 + WINDOW] - so_far[t + 1], MOST)
+            count = so_far[t + 1 + WINDOW] - so_far[t + 1]
             rows.append((battle, count, far[row, t] - near[row, t]))
     table = pd.DataFrame(rows, columns=["battle", "explorers", "difference"])
-    groups = table.groupby("explorers")
-    parts = [(k, len(g), g.difference.mean(), _error(g)) for k, g in groups]
-    return pd.DataFrame(parts, columns=["explorers", "steps", "mean", "error"])
+    parts = [
+        (_range(g.explorers), g.explorers.mean(), len(g), g.difference.mean(), _error(g))
+        for _, g in table.groupby(_groups(table.explorers.to_numpy()))
+    ]
+    return pd.DataFrame(parts, columns=["window", "explorers", "steps", "mean", "error"])
+
+
+def _groups(counts: np.ndarray) -> np.ndarray:
+    """A group for each count: 0 alone where it is not rare, quartiles of the others."""
+    alone = (counts == 0).mean() >= FEW
+    others = counts[counts > 0] if alone else counts
+    if not len(others):
+        return counts
+    quartiles = np.quantile(others, [0.25, 0.5, 0.75], method="lower")
+    return np.searchsorted(np.unique([0, *quartiles] if alone else quartiles), counts)
+
+
+def _range(counts: pd.Series) -> str:
+    low, high = counts.min(), counts.max()
+    return str(low) if low == high else f"{low}–{high}"
 
 
 def _error(group: pd.DataFrame) -> float:

@@ -280,6 +280,7 @@ EXPLORATION: dict[str, tuple[str, Callable[[Any], str]]] = {
     "explorers": ("explorers", "{:.3g}".format),
     "off_greedy": ("off the greedy action", "{:.3g}".format),
     "several": ("two or more at once", per_cent),
+    "window": ("explorers in the next five steps", str),
     "battles": ("battles", "{:,.0f}".format),
     "steps": ("steps", "{:,.0f}".format),
     "share": ("of the steps", per_cent),

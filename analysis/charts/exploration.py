@@ -178,7 +178,9 @@ def explorers(along: pd.DataFrame, at_once: pd.DataFrame, subtitle: str) -> alt.
         )
         .properties(width=WIDTH, height=HEIGHT, title=_title("How many at once"))
     )  # fmt: skip
-    stacked = alt.vconcat(over, bars, spacing=14).resolve_scale(color="independent")
+    stacked = alt.vconcat(over, bars, spacing=14).resolve_scale(
+        color="independent", strokeDash="independent"
+    )
     return _finish(stacked, "How many explore at once", subtitle)
 
 
@@ -233,18 +235,17 @@ def prices(table: pd.DataFrame, subtitle: str) -> alt.TopLevelMixin:
     return _finish(panel, "What exploring costs, by the network's own opinion", subtitle)
 
 
-def contaminated(table: pd.DataFrame, subtitle: str, most: int) -> alt.TopLevelMixin:
+def contaminated(table: pd.DataFrame, subtitle: str) -> alt.TopLevelMixin:
     """``y(λ) - y(0)`` by the number of explorers in the next five steps, mean with ± 2 standard
     errors; the table as from `prices.contamination`."""
     table = table.assign(
         low=table["mean"] - 2 * table.error,
         high=table["mean"] + 2 * table.error,
-        name=[f"{k} or more" if k == most else str(k) for k in table.explorers],
     ).round(4)
     base = alt.Chart(csv_data(table)).encode(
-        x=alt.X("name:N", title="agents exploring in the next five steps", sort=None,
+        x=alt.X("window:N", title="random actions in the next five steps", sort=None,
                 axis=alt.Axis(labelAngle=0)),
-        tooltip=["name:N", "steps:Q", alt.Tooltip("mean:Q", format=".3f"),
+        tooltip=["window:N", "steps:Q", alt.Tooltip("mean:Q", format=".3f"),
                  alt.Tooltip("error:Q", title="standard error", format=".3f")],
     )  # fmt: skip
     zero = alt.Chart(csv_data(pd.DataFrame({"y": [0]}))).mark_rule(color=theme.QUIET)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from exploring import climb_run
 
 from analysis.battles import record
-from analysis.prices import MOST, WINDOW, contamination, costs
+from analysis.prices import WINDOW, _error, _groups, _range, contamination, costs
 from analysis.snapshots import Snapshots
 from ovmse.episodes import Episode, ExplorationRecord
 from ovmse.method.networks import QFunction
@@ -111,20 +112,30 @@ def test_contamination_by_hand(of: Snapshots, monkeypatch: pytest.MonkeyPatch) -
             ]
             far = sum((1 - lam) * lam ** (n - 1) * n_step[n - 1] for n in range(1, left))
             far += lam ** (left - 1) * n_step[-1]
-            count = min(int(explored[t + 1 : t + 1 + WINDOW].sum()), MOST)
+            count = int(explored[t + 1 : t + 1 + WINDOW].sum())
             found.setdefault(count, []).append(far - n_step[0])
     got = contamination(Given(), battles, of.config)
-    assert got.explorers.tolist() == sorted(found)
-    assert got.steps.tolist() == [len(found[k]) for k in sorted(found)]
-    assert got["mean"].tolist() == pytest.approx([np.mean(found[k]) for k in sorted(found)])
+    assert got.steps.sum() == sum(map(len, found.values()))
+    for row in got.itertuples():
+        low, _, high = row.window.partition("–")
+        mine = [d for k in range(int(low), int(high or low) + 1) for d in found.get(k, [])]
+        assert row.steps == len(mine)
+        assert row.mean == pytest.approx(np.mean(mine))
+
+
+def test_groups_by_hand() -> None:
+    def windows(*counts: int) -> list[str]:
+        found = pd.Series(counts)
+        return [_range(g) for _, g in found.groupby(_groups(found.to_numpy()))]
+
+    assert windows(*[0] * 9, 1, 2, 2, 3, 4, 5, 6, 9)[0] == "0"
+    assert windows(0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 9)[:3] == ["0", "1", "2"]
+    assert windows(0, 0) == ["0"]
+    assert windows(*[0], *[20] * 99, *[21] * 99) == ["0–20", "21"]
 
 
 def test_a_standard_error_has_battles_as_clusters() -> None:
     """Battles repeated step for step say no more than one step each."""
-    import pandas as pd
-
-    from analysis.prices import _error
-
     values = np.random.default_rng(0).normal(size=50)
     once = pd.DataFrame({"battle": range(50), "difference": values})
     often = pd.concat([once] * 7)

@@ -95,7 +95,7 @@ def test_charts_fit_and_raster_marks_know_their_battle(
         "explorers": charts.explorers(exploration.along(got, alive), at_once, "run"),
         "outcomes": charts.outcomes(outcomes, "run"),
         "prices": charts.prices(costs, "run"),
-        "contaminated": charts.contaminated(spoiled, "run", prices.MOST),
+        "contaminated": charts.contaminated(spoiled, "run"),
         "ledger": charts.ledger(moved, "run"),
         "side by side": charts.side_by_side(compared, "run"),
     }
