@@ -30,12 +30,15 @@ class Battle:
     episode: with who explored (``episode.exploration``).
     units: the ``L + 1`` states decoded, empty where the backend cannot.
     before: the environment's own state before each of the ``L`` steps, without its axis of battles;
-    empty where it has none that is exact and of one battle alone. A branch begins from these.
+    empty where it has none that is exact. A branch begins from these.
+    alone: whether these hold the battle's chance too, so that it can be played again as it was;
+    battles that share one stream of chance can only be branched with a new one.
     """
 
     episode: Episode
     units: Sequence[Units]
     before: Sequence[list[np.ndarray]]
+    alone: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,17 +83,18 @@ def record_with(
         left = np.full(env.num_envs, battles // env.num_envs)
         left[: battles % env.num_envs] += 1
         before: list[list[list[np.ndarray]]] = [[] for _ in left]
+        alone = False
         while left.any():
             if env.exact_state:
                 arrays = env.get_state()
-                if all(len(array) == env.num_envs for array in arrays):  # nothing that is shared
-                    for slot, steps in enumerate(before):
-                        steps.append([array[slot] for array in arrays])
+                alone = all(len(array) == env.num_envs for array in arrays)  # nothing is shared
+                for slot, steps in enumerate(before):
+                    steps.append([array[slot] for array in arrays])
             for slot, episode in rollout.step(q, exploration, epsilon)[0]:
                 states, before[slot] = before[slot], []
                 if left[slot] > 0:
                     left[slot] -= 1
-                    found.append(Battle(episode, _decoded(env.spec, episode), states))
+                    found.append(Battle(episode, _decoded(env.spec, episode), states, alone))
     return found
 
 

@@ -54,7 +54,7 @@ def what_if(q: QFunction, memory: QFunction, battle: Battle, config: Config) -> 
     batch = EpisodeBatch.from_episodes([battle.episode])
     now, then = _each(q, batch), _each(memory, batch)
     y = None
-    if battle.before:
+    if battle.before and battle.alone:
         with closing(make_env(config.task, config.backend, AT_ONCE)) as env:
             y = _targets(q, battle, env, config.gamma)
     return WhatIf(now[0], then[0], now[1], then[1], y)

@@ -112,7 +112,7 @@ def test_without_a_state_of_its_own_a_battle_has_no_changed_target() -> None:
         q = new_q_function(env.spec, (8, 4, 8), 0)
     [battle] = record_with(q, config, "epsilon_greedy", 1.0, 1, 0)
     table = what_if(q, q, battle, config)
-    assert battle.before == [] and battle.units == []
+    assert not battle.alone and battle.units == []
     assert table.td_target is None and table.ovm_target is None
     assert table.q_tot.shape == (battle.episode.length, 2, 4)
     np.testing.assert_array_equal(table.q_tot, table.memory)
