@@ -6,7 +6,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from analysis.charts.theme import label
-from analysis.tables import mean_curves, measured, named, per_cent
+from analysis.tables import WHO, mean_curves, measured, named, per_cent
 
 
 def say(sentence: str, instead: bool = False) -> None:
@@ -21,11 +21,11 @@ def trained(table: pd.DataFrame) -> str:
     name = f"{label(rows.algorithm.iloc[0])} (seed {rows.seed.iloc[0]})"
     if not wins.any():
         return f"{name} won no test battle in its {steps[-1]:,} online steps."
-    low = int(wins.argmin())
-    where = "" if low in (0, len(wins) - 1) else f", fell to {per_cent(wins[low])} after "
-    where += f"{steps[low]:,} steps" if where else ""
+    low, fell = int(wins.argmin()), ""
+    if 0 < low < len(wins) - 1:
+        fell = f", fell to {per_cent(wins[low])} after {steps[low]:,} steps"
     return (
-        f"{name} won {per_cent(wins[0])} of its test battles before any online step{where}, and "
+        f"{name} won {per_cent(wins[0])} of its test battles before any online step{fell}, and "
         f"{per_cent(wins[-1])} after {steps[-1]:,} steps."
     )
 
@@ -34,7 +34,7 @@ def kept_wins(table: pd.DataFrame) -> str:
     """Which share of its wins each algorithm keeps, the last test over the first of the mean curve,
     and its lowest point; who keeps most stands first."""
     means, parts = mean_curves(table, "test_win_rate"), []
-    for who, curve in means.groupby(["algorithm", "variant"], sort=False):
+    for who, curve in means.groupby(list(WHO), sort=False):
         first, low, last = curve["mean"].iloc[0], curve["mean"].min(), curve["mean"].iloc[-1]
         share = last / first if first else 0.0
         said = f"keeps {per_cent(share)} of its wins" if first else "had no wins to keep"

@@ -18,7 +18,7 @@ from ovmse.episodes import Episode, EpisodeBatch
 from ovmse.method.learner import Learner
 from ovmse.method.networks import QFunction
 from ovmse.training.phase import online_settings
-from ovmse.training.rollout import Rollout
+from ovmse.training.rollout import Rollout, shares
 
 AT_ONCE = 16  # battles side by side; each number of them is compiled once
 
@@ -79,15 +79,13 @@ def record_with(
     with closing(make_env(config.task, config.backend, min(battles, AT_ONCE))) as env:
         rollout = Rollout(env, np.random.default_rng(seed), q.hidden_size)
         rollout.start(seed)
-        # Each slot plays a share fixed beforehand: the first to finish would be the short ones.
-        left = np.full(env.num_envs, battles // env.num_envs)
-        left[: battles % env.num_envs] += 1
+        left = shares(battles, env.num_envs)
         before: list[list[list[np.ndarray]]] = [[] for _ in left]
-        alone = False
+        # Nothing is shared where every array has a row for each battle.
+        alone = env.exact_state and all(len(a) == env.num_envs for a in env.get_state())
         while left.any():
             if env.exact_state:
                 arrays = env.get_state()
-                alone = all(len(array) == env.num_envs for array in arrays)  # nothing is shared
                 for slot, steps in enumerate(before):
                     steps.append([array[slot] for array in arrays])
             for slot, episode in rollout.step(q, exploration, epsilon)[0]:

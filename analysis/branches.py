@@ -78,6 +78,12 @@ def branch(
     return Branches(q_tot, returns, cut)
 
 
+def restore(env: VectorEnv, points: Sequence[Point], seed: int | None = None) -> None:
+    """Puts each slot of an environment back to its point; `seed` as of ``set_state``."""
+    before = [p.battle.before[p.step] for p in points]
+    env.set_state([np.stack(leaves) for leaves in zip(*before, strict=True)], seed)
+
+
 def _chance(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) >> 1
 
@@ -112,8 +118,7 @@ def _play(
     seed: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The discounted return ``[E]`` of one branch a slot, and whether the time limit cut it."""
-    before = [p.battle.before[p.step] for p in points]
-    env.set_state([np.stack(leaves) for leaves in zip(*before, strict=True)], seed)
+    restore(env, points, seed)
     actions = np.stack([p.battle.episode.actions[p.step] for p in points]).astype(np.int64)
     returns, discount, under_way = np.zeros(len(points)), 1.0, np.ones(len(points), np.bool_)
     cut = np.zeros_like(under_way)

@@ -17,6 +17,8 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from analysis.battles import Battle, record
+from analysis.each import spaced
+from analysis.snapshots import settings_of
 from analysis.widgets.progress import tracked
 from ovmse.config import Config
 from ovmse.runs.reading import RunError, read_config, snapshot_steps
@@ -101,8 +103,7 @@ def some_snapshots(run: str | Path) -> list[tuple[int, Path]]:
     files = snapshot_steps(run)
     if not files:
         raise RunError(f"{run} has no snapshot yet")
-    kept = np.unique(np.linspace(0, len(files) - 1, SNAPSHOTS).round().astype(int))
-    return [files[i] for i in kept]
+    return [files[i] for i in spaced(len(files), SNAPSHOTS)]
 
 
 def events_of(battles: Sequence[Battle], config: Config, env_steps: int) -> Events:
@@ -114,8 +115,7 @@ def events_of(battles: Sequence[Battle], config: Config, env_steps: int) -> Even
 
 def config_of(run: str | Path) -> Config:
     """The settings of a run."""
-    stored = read_config(run)
-    return Config(**{n: v for n, v in stored.items() if n in Config.model_fields})
+    return settings_of(read_config(run))
 
 
 def epsilon_at(config: Config, env_steps: np.ndarray | float) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +20,11 @@ from ovmse.training.phase import FINAL_SNAPSHOT, FIXED_FILE, load_weights, netwo
 MEMORY_FILE = f"snapshots/{FINAL_SNAPSHOT}.safetensors"
 
 
+def settings_of(stored: dict[str, Any]) -> Config:
+    """The settings among what `config.json` of a run says."""
+    return Config(**{n: v for n, v in stored.items() if n in Config.model_fields})
+
+
 class Snapshots:
     """What a run left: `config`, `files` (environment steps -> file), `fixed` battles, networks.
 
@@ -29,7 +35,7 @@ class Snapshots:
         torch.set_num_threads(1)  # a second one doubles the CPU time and saves nothing
         self.run = Path(run)
         stored = read_config(run)
-        self.config = Config(**{n: v for n, v in stored.items() if n in Config.model_fields})
+        self.config = settings_of(stored)
         self.files = dict(snapshot_steps(run))
         name = stored.get("pretrained")
         self.pretraining = None if name is None else (self.run / name).resolve()

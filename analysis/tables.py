@@ -207,15 +207,15 @@ def summary(table: pd.DataFrame, at: Iterable[int] = (0, 10_000, 60_000)) -> pd.
     (0..1) as `win`, `win_min`, `win_max` and of `Q_tot` on the fixed battles that ended as `q`,
     `q_min`, `q_max`, and the mean discounted Monte-Carlo return of those battles as `mc`.
     """
-    table = with_variants(table)
-    records = []
+    table, records = with_variants(table), []
+    measures = {"win": "test_win_rate", "q": "q_ended", "mc": "mc_ended"}
+    rows = {name: measured(table, measure) for name, measure in measures.items()}
     for algorithm, variant in lines(table):
         for step in at:
             record, seeds = {"algorithm": algorithm, "variant": variant, "env_steps": step}, 0
-            for name, measure in (("win", "test_win_rate"), ("q", "q_ended"), ("mc", "mc_ended")):
-                rows = measured(table, measure)
-                mine = rows[(rows.algorithm == algorithm) & (rows.variant == variant)]
-                values = _near(mine, step)[measure]
+            for name, of in rows.items():
+                mine = of[(of.algorithm == algorithm) & (of.variant == variant)]
+                values = _near(mine, step)[measures[name]]
                 seeds = max(seeds, len(values))
                 record[name] = values.mean()
                 record[f"{name}_min"], record[f"{name}_max"] = values.min(), values.max()
@@ -236,8 +236,10 @@ def per_cent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
+Columns = dict[str, tuple[str, Callable[[Any], str]]]
+
 # What a reader sees of a column: its name, and how its values are written.
-READABLE: dict[str, tuple[str, Callable[[Any], str]]] = {
+READABLE: Columns = {
     "algorithm": ("algorithm", label),
     "variant": ("variant", str),
     "phase": ("phase", str),
@@ -259,7 +261,7 @@ EXPLORATION_NAMES = {
     "sequential_decentralised": "sequential, decentralised",
 }
 # The same of the tables of 03_exploration; a setting has its own meaning there.
-EXPLORATION: dict[str, tuple[str, Callable[[Any], str]]] = {
+EXPLORATION: Columns = {
     "run": ("run", lambda path: Path(path).name),
     "task": ("task", str),
     "algorithm": ("algorithm", label),
@@ -299,9 +301,7 @@ EXPLORATION: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 
 
-def readable(
-    table: pd.DataFrame, known: dict[str, tuple[str, Callable[[Any], str]]] = READABLE
-) -> pd.DataFrame:
+def readable(table: pd.DataFrame, known: Columns = READABLE) -> pd.DataFrame:
     """The columns of `table` as text for readers: names as in the charts, per cent, separators.
 
     A value stands with the least and the greatest seed, from columns `x_min` and `x_max`, where
@@ -313,12 +313,12 @@ def readable(
         if column not in table or table[column].isin([None, np.nan, ""]).all():
             continue
         low, high = (table.get(f"{column}_{end}", table[column]) for end in ("min", "max"))
+        values = zip(table[column], low, high, strict=True)
         out[name] = [
-            "–"
-            if pd.isna(v)
-            else text(v)
-            if text(a) == text(b)
-            else f"{text(v)} ({text(a)}–{text(b)})"
-            for v, a, b in zip(table[column], low, high, strict=True)
+            "–" if pd.isna(v) else _ranged(text(v), text(a), text(b)) for v, a, b in values
         ]
     return pd.DataFrame(out)
+
+
+def _ranged(value: str, low: str, high: str) -> str:
+    return value if low == high else f"{value} ({low}–{high})"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from analysis.battles import AT_ONCE, Battle
+from analysis.branches import Point, at_points, restore
 from ovmse.config import Config
 from ovmse.envs import make_env
 from ovmse.envs.base import VectorEnv
@@ -76,12 +76,11 @@ def _targets(q: QFunction, battle: Battle, env: VectorEnv, gamma: float) -> np.n
     actions = episode.actions[steps].astype(np.int64)  # [K, N]
     actions[np.arange(len(changes)), agents] = changed
 
+    points = [Point(battle, t) for t in range(episode.length)]
     after: list[tuple[np.ndarray, ...]] = []
-    env.reset(0)
     for begin in range(0, len(changes), env.num_envs):
         slots = np.arange(begin, begin + env.num_envs).clip(max=len(changes) - 1)
-        before = [battle.before[t] for t in steps[slots]]
-        env.set_state([np.stack(leaves) for leaves in zip(*before)])
+        restore(env, [points[t] for t in steps[slots]])
         step = env.step(actions[slots])
         last = step.last
         after.append((step.reward, step.terminated, last.obs, last.state, last.avail_actions))
@@ -91,7 +90,7 @@ def _targets(q: QFunction, battle: Battle, env: VectorEnv, gamma: float) -> np.n
     # Stored battles have half precision: so has what a target sees of them.
     obs, state = obs.half().float(), state.half().float()
 
-    hidden = _hidden(q, battle)[torch.from_numpy(steps)].flatten(0, 1)
+    hidden = at_points(q, points)[0][torch.from_numpy(steps)].flatten(0, 1)
     values, _ = q.act(obs, torch.from_numpy(actions), hidden)
     best = values.masked_fill(~avail, -torch.inf).amax(-1)
     y = reward + gamma * q.q_tot(best, state).masked_fill(terminated, 0.0)
@@ -99,17 +98,3 @@ def _targets(q: QFunction, battle: Battle, env: VectorEnv, gamma: float) -> np.n
     out = np.full(episode.avail_actions[:-1].shape, np.nan, np.float32)
     out[tuple(changes.T)] = y.numpy()
     return out
-
-
-def _hidden(q: QFunction, battle: Battle) -> Tensor:
-    """What the agents remember after each step's observation, ``[L, N, H]``."""
-    episode = battle.episode
-    obs = torch.from_numpy(episode.obs).float()
-    actions = torch.from_numpy(episode.actions.astype(np.int64))
-    last = torch.full_like(actions[:1], -1)
-    hidden, out = obs.new_zeros(q.n_agents, q.hidden_size), []
-    for t in range(episode.length):
-        _, hidden = q.act(obs[t : t + 1], last, hidden)
-        last = actions[t : t + 1]
-        out.append(hidden)
-    return torch.stack(out)

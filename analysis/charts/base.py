@@ -12,6 +12,8 @@ import pandas as pd
 
 from analysis.charts import theme
 
+WIDTH, HEIGHT = 470, 210  # of a panel; with axis and names it fits a narrow output area
+
 
 def csv_data(table: pd.DataFrame) -> alt.InlineData:
     """`table` inside the chart as CSV text: a fifth of the size of one object a row."""
@@ -55,5 +57,19 @@ def finish(chart: Any, title: str, curves: pd.DataFrame) -> alt.TopLevelMixin:
         parts[0] += f", {Path(str(data.iloc[0])).stem} data"
     parts += ["thin: one seed, bold: mean"] if seeds > 1 else []
     parts += ["click a name to highlight it"] if curves.algorithm.nunique() > 1 else []
-    titled = chart.properties(title=alt.Title(title, subtitle="; ".join(parts)))
-    return titled.configure(**theme.config())
+    return titled(chart, title, "; ".join(parts))
+
+
+def titled(chart: Any, title: str, subtitle: str) -> alt.TopLevelMixin:
+    """The whole chart, in the look of the house."""
+    return chart.properties(title=alt.Title(title, subtitle=subtitle)).configure(**theme.config())
+
+
+def panel_title(text: str, size: int = 16) -> alt.Title:
+    """The title of one panel, over its plot."""
+    return alt.Title(text, fontSize=size, offset=8, frame="group")
+
+
+def clock_axis() -> alt.Axis:
+    """The axis of steps or updates under a panel: no grid, few ticks."""
+    return alt.Axis(grid=False, labelFlush=False, tickCount=WIDTH // 60)

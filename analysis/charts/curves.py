@@ -14,11 +14,19 @@ import numpy as np
 import pandas as pd
 
 from analysis.charts import theme
-from analysis.charts.base import csv_data, finish, spread, stacked
+from analysis.charts.base import (
+    HEIGHT,
+    WIDTH,
+    clock_axis,
+    csv_data,
+    finish,
+    panel_title,
+    spread,
+    stacked,
+)
 from analysis.tables import CLOCK, WHO, mean_curves, measured, named, reference_return
 from ovmse.errors import UserError
 
-WIDTH, HEIGHT = 470, 210  # of a panel; with axis and names it fits a narrow output area
 LABEL_GAP = 19  # pixels between two names at the ends of lines
 MARKS = 6  # point shapes along a line
 REFERENCE = "Monte-Carlo return"
@@ -94,7 +102,7 @@ def _panel(
         "x:Q",
         title="environment steps (thousands)" if phase == "online" else "updates",
         scale=alt.Scale(domain=[0, float(seeds.x.max()) or 1], nice=False),
-        axis=alt.Axis(grid=False, labelFlush=False, tickCount=WIDTH // 60),
+        axis=clock_axis(),
     )
     y = alt.Scale(domain=domain, nice=False)
     y_axis = alt.Axis(title=axis)
@@ -139,8 +147,7 @@ def _panel(
     layers.append(unseen.encode(opacity=alt.value(0), tooltip=tooltip))
     layers += _names(means, reference, domain, colour, shapes, lit(1, 0.35))
     layered = alt.layer(*layers).resolve_scale(color="independent")
-    title_of_panel = alt.Title(title, fontSize=16, offset=8, frame="group")
-    return layered.properties(width=WIDTH, height=HEIGHT, title=title_of_panel)
+    return layered.properties(width=WIDTH, height=HEIGHT, title=panel_title(title))
 
 
 def _drawn(table: pd.DataFrame, clock: str) -> pd.DataFrame:

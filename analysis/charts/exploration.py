@@ -11,8 +11,7 @@ import altair as alt
 import pandas as pd
 
 from analysis.charts import theme
-from analysis.charts.base import csv_data
-from analysis.charts.curves import HEIGHT, WIDTH
+from analysis.charts.base import HEIGHT, WIDTH, clock_axis, csv_data, panel_title, titled
 from analysis.exploration import OPENING, THIRDS
 from analysis.side_by_side import wilson
 from analysis.tables import EXPLORATION_NAMES as NAMES
@@ -36,7 +35,7 @@ def raster(density: pd.DataFrame, some: pd.DataFrame, subtitle: str) -> alt.TopL
         alt.Chart(csv_data(rows.round(4)))
         .mark_rect(color=BLUE)
         .encode(
-            x=alt.X("begin:Q", title="environment steps (thousands)", axis=_thousands(),
+            x=alt.X("begin:Q", title="environment steps (thousands)", axis=clock_axis(),
                     scale=alt.Scale(domain=[0, float(rows.end.max())], nice=False)),
             x2="end:Q",
             y=alt.Y("agent:O", title="agent"),
@@ -54,12 +53,12 @@ def raster(density: pd.DataFrame, some: pd.DataFrame, subtitle: str) -> alt.TopL
         )
     )  # fmt: skip
     agents = int(density.agent.max()) + 1
-    above = bands.properties(width=WIDTH, height=22 * agents, title=_title("Over training"))
+    above = bands.properties(width=WIDTH, height=22 * agents, title=panel_title("Over training"))
     below = _battles(some, agents)
     stacked = alt.vconcat(above, below, spacing=14).resolve_legend(
         color="independent", opacity="independent"
     )
-    return _finish(stacked, "Who explored when", subtitle)
+    return titled(stacked, "Who explored when", subtitle)
 
 
 def _battles(some: pd.DataFrame, agents: int) -> alt.LayerChart:
@@ -121,7 +120,7 @@ def _battles(some: pd.DataFrame, agents: int) -> alt.LayerChart:
     )  # fmt: skip
     layered = alt.layer(ground, marks, names, said)
     return layered.properties(
-        width=WIDTH - 60, height=rows * space * each, title=_title("In some battles")
+        width=WIDTH - 60, height=rows * space * each, title=panel_title("In some battles")
     )
 
 
@@ -147,7 +146,7 @@ def explorers(along: pd.DataFrame, at_once: pd.DataFrame, subtitle: str) -> alt.
         alt.Chart(csv_data(lines[["x", "kind", "value"]].round(4)))
         .mark_line(strokeWidth=2.5)
         .encode(
-            x=alt.X("x:Q", title="environment steps (thousands)", axis=_thousands(),
+            x=alt.X("x:Q", title="environment steps (thousands)", axis=clock_axis(),
                     scale=alt.Scale(domain=[0, float(lines.x.max())], nice=False)),
             y=alt.Y("value:Q", title="agents at a step", scale=alt.Scale(domainMin=0)),
             color=colour,
@@ -155,7 +154,8 @@ def explorers(along: pd.DataFrame, at_once: pd.DataFrame, subtitle: str) -> alt.
             tooltip=["kind:N", alt.Tooltip("x:Q", title="thousand steps", format=".3~f"),
                      alt.Tooltip("value:Q", title="agents at a step", format=".3~f")],
         )
-        .properties(width=WIDTH, height=HEIGHT, title=_title("How many explore, over training"))
+        .properties(width=WIDTH, height=HEIGHT,
+                    title=panel_title("How many explore, over training"))
     )  # fmt: skip
     kinds = {"explored": "explored", "strayed": "not the greedy action",
              "greedy": "binomial at ε", "sequential": "binomial at ε/N"}  # fmt: skip
@@ -176,12 +176,12 @@ def explorers(along: pd.DataFrame, at_once: pd.DataFrame, subtitle: str) -> alt.
             ),
             tooltip=["kind:N", "k:O", alt.Tooltip("value:Q", title="steps (%)", format=".3~f")],
         )
-        .properties(width=WIDTH, height=HEIGHT, title=_title("How many at once"))
+        .properties(width=WIDTH, height=HEIGHT, title=panel_title("How many at once"))
     )  # fmt: skip
     stacked = alt.vconcat(over, bars, spacing=14).resolve_scale(
         color="independent", strokeDash="independent"
     )
-    return _finish(stacked, "How many explore at once", subtitle)
+    return titled(stacked, "How many explore at once", subtitle)
 
 
 def outcomes(table: pd.DataFrame, subtitle: str) -> alt.TopLevelMixin:
@@ -208,11 +208,11 @@ def outcomes(table: pd.DataFrame, subtitle: str) -> alt.TopLevelMixin:
     below = alt.layer(*_line_and_points(base, returns))
     size = {"width": WIDTH, "height": HEIGHT}
     stacked = alt.vconcat(
-        above.properties(**size, title=_title("Battles won, with 95 % intervals")),
-        below.properties(**size, title=_title("Return")),
+        above.properties(**size, title=panel_title("Battles won, with 95 % intervals")),
+        below.properties(**size, title=panel_title("Return")),
         spacing=14,
     )
-    return _finish(stacked, "Battles by how much was explored early in them", subtitle)
+    return titled(stacked, "Battles by how much was explored early in them", subtitle)
 
 
 def prices(table: pd.DataFrame, subtitle: str) -> alt.TopLevelMixin:
@@ -231,8 +231,8 @@ def prices(table: pd.DataFrame, subtitle: str) -> alt.TopLevelMixin:
     whole = base.mark_point(size=110, shape="diamond", color=ORANGE, strokeWidth=2.5, opacity=1)
     layered = alt.layer(quartiles, middle, whole.encode(y="together:Q"))
     said = "Dot: median of one random action, bar: quartiles; diamond: all at a step, mean"
-    panel = layered.properties(width=WIDTH, height=HEIGHT, title=_title(said, 13))
-    return _finish(panel, "What exploring costs, by the network's own opinion", subtitle)
+    panel = layered.properties(width=WIDTH, height=HEIGHT, title=panel_title(said, 13))
+    return titled(panel, "What exploring costs, by the network's own opinion", subtitle)
 
 
 def contaminated(table: pd.DataFrame, subtitle: str) -> alt.TopLevelMixin:
@@ -254,7 +254,7 @@ def contaminated(table: pd.DataFrame, subtitle: str) -> alt.TopLevelMixin:
     )
     points = base.mark_point(filled=True, size=110, color=BLUE, opacity=1).encode(y="mean:Q")
     layered = alt.layer(zero.encode(y="y:Q"), bars, points)
-    return _finish(layered.properties(width=WIDTH, height=HEIGHT), "What later noise does to a "
+    return titled(layered.properties(width=WIDTH, height=HEIGHT), "What later noise does to a "
                    "target", subtitle)  # fmt: skip
 
 
@@ -289,9 +289,9 @@ def ledger(table: pd.DataFrame, subtitle: str) -> alt.TopLevelMixin:
             )
         )
         dots = base.mark_point(size=70, strokeWidth=2, opacity=1).encode(x=f"{measure}:Q")
-        panel = alt.layer(bars, dots).properties(width=WIDTH, height=100, title=_title(title))
+        panel = alt.layer(bars, dots).properties(width=WIDTH, height=100, title=panel_title(title))
         panels.append(panel)
-    return _finish(alt.vconcat(*panels, spacing=14), "Which steps move the opinion", subtitle)
+    return titled(alt.vconcat(*panels, spacing=14), "Which steps move the opinion", subtitle)
 
 
 def side_by_side(table: pd.DataFrame, subtitle: str) -> alt.TopLevelMixin:
@@ -332,8 +332,8 @@ def side_by_side(table: pd.DataFrame, subtitle: str) -> alt.TopLevelMixin:
         else:
             drawn = base.mark_bar(height=12).encode(x=x)
         panels.append(drawn.properties(width=WIDTH - 120, height=24 * len(table),
-                                       title=_title(title)))  # fmt: skip
-    return _finish(alt.vconcat(*panels, spacing=14), "The same ε, the same number", subtitle)
+                                       title=panel_title(title)))  # fmt: skip
+    return titled(alt.vconcat(*panels, spacing=14), "The same ε, the same number", subtitle)
 
 
 def _way(exploration: str, epsilon: float) -> str:
@@ -350,15 +350,3 @@ def _line_and_points(base: alt.Chart, y: alt.Y) -> tuple[alt.Chart, alt.Chart]:
     return base.mark_line(strokeWidth=2.5).encode(y=y), base.mark_point(
         filled=True, size=90, opacity=1
     ).encode(y=y)
-
-
-def _thousands() -> alt.Axis:
-    return alt.Axis(grid=False, labelFlush=False, tickCount=WIDTH // 60)
-
-
-def _title(text: str, size: int = 16) -> alt.Title:
-    return alt.Title(text, fontSize=size, offset=8, frame="group")
-
-
-def _finish(chart: Any, title: str, subtitle: str) -> alt.TopLevelMixin:
-    return chart.properties(title=alt.Title(title, subtitle=subtitle)).configure(**theme.config())

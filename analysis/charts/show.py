@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -13,7 +12,7 @@ from IPython.display import display
 from PIL import Image
 
 from analysis.charts import theme
-from analysis.tables import readable
+from analysis.tables import READABLE, Columns, readable
 
 VEGALITE = "application/vnd.vegalite.v5+json"
 VL_VERSION = "5.20"  # of the PNG and of the exported page; JupyterLab brings its own
@@ -24,9 +23,9 @@ def show(chart: alt.TopLevelMixin) -> None:
     display(mimebundle(chart), raw=True)
 
 
-def show_table(table: pd.DataFrame, **known: Any) -> None:
-    """Display a table for readers, without row numbers; arguments as of `tables.readable`."""
-    show_text(readable(table, **known))
+def show_table(table: pd.DataFrame, known: Columns = READABLE) -> None:
+    """Display a table for readers (see `analysis.tables.readable`), without row numbers."""
+    show_text(readable(table, known))
 
 
 def show_text(table: pd.DataFrame) -> None:

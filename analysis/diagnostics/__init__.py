@@ -1,1 +1,1 @@
-"""Why a value drifts: one question each, numbers in, numbers out; ``snapshots`` walks the runs."""
+"""Why a value drifts: one question each, numbers in, numbers out. ``each`` walks the runs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,10 @@ import pandas as pd
 
 from analysis.battles import AT_ONCE, record_with
 from analysis.branches import Point, at_points, branch, spread_points
-from analysis.charts.theme import label
 from analysis.each import Runs, each_snapshot
 from analysis.kept import key
 from analysis.snapshots import Snapshots
-from analysis.tables import mean_curves
+from analysis.tables import WHO, mean_curves, named
 from ovmse.envs import make_env
 from ovmse.runs.reading import RunError
 
@@ -38,15 +38,14 @@ def calibration(
 
     def measure(run: Snapshots, env_steps: int) -> dict[str, float]:
         c = run.config
-        env = make_env(c.task, c.backend, AT_ONCE)
-        if not env.exact_state:
-            raise RunError(f"{c.backend} cannot put a battle back: nothing can branch from it")
-        q_0 = run.network(0)
-        if (pretrained := key(run.files[0])) not in moments:
-            battles = record_with(q_0, c, "epsilon_greedy", 0.0, BATTLES, seed)
-            moments[pretrained] = spread_points(battles, points, seed)
-        there = moments[pretrained]
-        got = branch(run.network(env_steps), env, there, branches, c.gamma, seed)
+        with closing(make_env(c.task, c.backend, AT_ONCE)) as env:
+            if not env.exact_state:
+                raise RunError(f"{c.backend} cannot put a battle back: nothing can branch from it")
+            if (pretrained := key(run.files[0])) not in moments:
+                battles = record_with(run.network(0), c, "epsilon_greedy", 0.0, BATTLES, seed)
+                moments[pretrained] = spread_points(battles, points, seed)
+            there = moments[pretrained]
+            got = branch(run.network(env_steps), env, there, branches, c.gamma, seed)
         returns = got.returns.mean(1)
         found = against(got.q_tot, returns) | {"cut": float(got.cut.mean())}
         if run.memory_file:
@@ -76,11 +75,11 @@ def who_is_calibrated(table: pd.DataFrame) -> str:
     """How far each algorithm's values end from what its policy returns, and whether they rank."""
     bias, rank = mean_curves(table, "bias"), mean_curves(table, "rank")
     parts = []
-    for name, curve in bias.groupby("algorithm", sort=False):
-        ranks = rank[rank.algorithm == name]["mean"]
+    for who, curve in bias.groupby(list(WHO), sort=False):
+        ranks = rank[(rank.algorithm == who[0]) & (rank.variant == who[1])]["mean"]
         end, said = curve["mean"].iloc[-1], "over" if curve["mean"].iloc[-1] > 0 else "under"
         parts.append(
-            f"{label(str(name))} {said}-estimates by {abs(100 * end):.0f} % of the mean return, "
+            f"{named(*who)} {said}-estimates by {abs(100 * end):.0f} % of the mean return, "
             f"rank {ranks.iloc[-1]:.2f} (lowest {ranks.min():.2f})"
         )
     first = bias["mean"].iloc[0], rank["mean"].iloc[0]

@@ -167,17 +167,18 @@ def collect(
     seed: int | None = None,
 ) -> Iterator[Episode]:
     """Exactly ``battles`` battles that are not void, begun anew with ``seed``; ``exploration`` and
-    ``epsilon`` as in ``choose_actions``.
-
-    Each slot plays a share of battles fixed beforehand. Taking the first battles to finish would
-    favour the short ones, and with them defeats or quick wins.
-    """
+    ``epsilon`` as in ``choose_actions``."""
     rollout = Rollout(env, rng, q.hidden_size)
     rollout.start(seed)
-    left = np.full(env.num_envs, battles // env.num_envs)
-    left[: battles % env.num_envs] += 1
+    left = shares(battles, env.num_envs)
     while left.any():
         for slot, episode in rollout.step(q, exploration, epsilon)[0]:
             if left[slot] > 0:
                 left[slot] -= 1
                 yield episode
+
+
+def shares(battles: int, num_envs: int) -> np.ndarray:
+    """How many of the battles each slot plays, fixed beforehand. Taking the first battles to finish
+    would favour the short ones, and with them defeats or quick wins."""
+    return battles // num_envs + (np.arange(num_envs) < battles % num_envs)
