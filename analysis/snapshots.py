@@ -14,6 +14,7 @@ from ovmse.datasets.dataset import Dataset
 from ovmse.envs.base import EnvSpec
 from ovmse.episodes import Episode
 from ovmse.method.networks import QFunction
+from ovmse.runs.directory import require_whole
 from ovmse.runs.reading import RunError, read_config, snapshot_steps
 from ovmse.training.phase import FINAL_SNAPSHOT, FIXED_FILE, load_weights, network_sizes
 
@@ -83,13 +84,18 @@ class Snapshots:
         return file if file and file.exists() else None
 
     def load(self, file: Path, prefix: str = "") -> QFunction:
-        """A frozen network with the weights of a file; `prefix` as in `load_weights`."""
+        """A frozen network with the weights of a snapshot; `prefix` as in `load_weights`.
+
+        Raises RunError if it is not what its run wrote.
+        """
+        require_whole(file.parents[1], [f"snapshots/{file.name}"])
         q = QFunction(self.spec, *network_sizes(self.config)).requires_grad_(False)
         load_weights(q, file, prefix)
         return q
 
     @cached_property
     def _dataset(self) -> Dataset:
+        require_whole(self.fixed_file.parent, [FIXED_FILE])
         return load_dataset(self.fixed_file)
 
     def _of_pretraining(self, name: str) -> Path:
