@@ -14,7 +14,7 @@ from ovmse.datasets.dataset import Dataset
 from ovmse.envs.base import EnvSpec
 from ovmse.episodes import Episode
 from ovmse.method.networks import QFunction
-from ovmse.runs.directory import require_whole
+from ovmse.runs.directory import read_tensors, require_whole
 from ovmse.runs.reading import RunError, read_config, snapshot_steps
 from ovmse.training.phase import FINAL_SNAPSHOT, FIXED_FILE, load_weights, network_sizes
 
@@ -72,6 +72,11 @@ class Snapshots:
         if not self.files:
             raise RunError(f"{self.run} has no snapshot yet")
         return min(self.files, key=lambda at: abs(at - env_steps))
+
+    def in_half_precision(self, env_steps: int) -> bool:
+        """Whether the snapshot after so many steps is kept in half precision, as shipped ones are.
+        Raises RunError if its file is no snapshot."""
+        return any(t.dtype == torch.float16 for t in read_tensors(self.files[env_steps]).values())
 
     def memory(self) -> QFunction:
         """The frozen offline network of eq. 4: the target network as offline training left it."""

@@ -11,7 +11,8 @@
 A point becomes the last whole one when ``resume.json`` is replaced, which is atomic. Opening an
 unfinished run cuts ``metrics.jsonl`` and ``events.jsonl`` back to that point and drops later
 snapshots; nothing that the run did not write itself is removed. ``resume.json`` and ``result.json``
-hold the SHA-256 of what lies beside them, as it was when it was written, and damage is named. Nothing here is ever pickled.
+hold the SHA-256 of what lies beside them, taken when it was written, and damage is named. Nothing
+here is ever pickled.
 """
 
 from __future__ import annotations
