@@ -113,6 +113,8 @@ def runs_folder(given: str, default: str) -> Path:
 def runs_given(given: str | list[str]) -> list[Path]:
     """The runs of a folder, or those of a list; nothing given means the runs that ship."""
     if not isinstance(given, str):
+        if not isinstance(given, list) or not all(isinstance(p, str | Path) for p in given):
+            raise UserError(f"runs: got {given!r}, allowed: a folder, or a list of run directories")
         return find_runs(PROJECT / named_path(path, "runs") for path in given)
     if given:
         return find_runs(runs_folder(given, ""))
@@ -129,6 +131,8 @@ def whole(given: dict[str, Any], name: str, least: int) -> int:
 
 def run_given(name: str, runs: Sequence[Path]) -> Path:
     """The run of that name (its folder's); nothing given means the first."""
+    if not isinstance(name, str):
+        raise UserError(f"run: got {name!r}, allowed: the name of a run")
     if not name:
         return runs[0]
     found = [run for run in runs if run.name == name]

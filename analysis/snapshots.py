@@ -23,7 +23,7 @@ MEMORY_FILE = f"snapshots/{FINAL_SNAPSHOT}.safetensors"
 
 def settings_of(stored: dict[str, Any]) -> Config:
     """The settings among what `config.json` of a run says."""
-    return Config(**{n: v for n, v in stored.items() if n in Config.model_fields})
+    return Config.from_parameters(**{n: v for n, v in stored.items() if n in Config.model_fields})
 
 
 class Snapshots:

@@ -30,7 +30,10 @@ def curves(source: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     if isinstance(source, str | Path) and Path(source).suffix == ".parquet":
         if not Path(source).is_file():
             raise RunError(f"there is no file {source}")
-        table = pd.read_parquet(source)
+        try:
+            table = pd.read_parquet(source)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{source} is no readable Parquet file ({error})") from None
         missing = [name for name in COLUMNS if name not in table]
         if missing:
             raise UserError(f"{source} lacks the column {missing[0]}; export the runs anew")

@@ -42,7 +42,7 @@ from ovmse.runs.files import (
     replacing,
     write_json,
 )
-from ovmse.runs.reading import RunError, read_metrics, stored_config
+from ovmse.runs.reading import RunError, read_metrics, stored_config, written_sums
 
 LINES = ("metrics.jsonl", "events.jsonl")
 # What a run itself writes, and so may remove; whatever else lies there is somebody's.
@@ -362,10 +362,10 @@ def require_whole(path: Path, names: Iterable[str] | None = None) -> None:
     ``result.json`` says what a finished run wrote, ``resume.json`` what an unfinished one did until
     its last point. Runs of earlier versions did not write down what their files should be.
     """
-    said = read_json(path / "result.json").get("files")
-    if said is None:
-        sums = read_json(path / "resume.json").get("sums", {})
-        said = {name: one for name, one in sums.items() if name.startswith("snapshots/")}
+    said = written_sums(path)
+    sums = {} if said else read_json(path / "resume.json").get("sums")
+    if isinstance(sums, dict):
+        said = said or {name: one for name, one in sums.items() if "/" in name}
     for name in said if names is None else [n for n in names if n in said]:
         if not (path / name).is_file():
             raise RunError(f"{path / name} is missing, and result.json lists it")

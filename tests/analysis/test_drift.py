@@ -16,7 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from analysis import drift, snapshots
 from analysis.kept import kept, key
+from analysis.notebook import run_given, runs_given
+from analysis.tables import curves
 from analysis.widgets import progress
+from ovmse.errors import UserError
 from ovmse.runs.directory import checksum
 from ovmse.runs.reading import RunError
 
@@ -226,3 +229,38 @@ def test_an_interrupted_cell_leaves_no_bar_that_moves(monkeypatch: pytest.Monkey
     cell[0] = 2
     ticking.join(60)
     assert not ticking.is_alive()
+
+
+@pytest.mark.parametrize(("name", "values", "sentence"), [
+    ("config.json", {"algorithm": ["a"]}, r"algorithm is \['a'\], allowed: a text"),
+    ("config.json", {"pretrained": 5}, "pretrained is 5, allowed: a text"),
+    ("config.json", {"gamma": "x"}, "gamma: got 'x', allowed: a valid number from 0 to 1"),
+    ("metrics.jsonl", {"test_win_rate": "many"}, "damaged: test_win_rate is 'many'"),
+    ("metrics.jsonl", {"q_fixed": [1]}, r"damaged: q_fixed is \[1\]"),
+    ("metrics.jsonl", {"env_steps": None}, "damaged: env_steps is None"),
+])  # fmt: skip
+def test_a_value_of_another_kind_is_one_sentence(
+    runs: Path, name: str, values: dict[str, Any], sentence: str
+) -> None:
+    file = runs / RUN / name
+    first, *rest = file.read_text().splitlines() if name == "metrics.jsonl" else [file.read_text()]
+    file.write_text("\n".join([json.dumps(json.loads(first) | values), *rest]) + "\n")
+    with pytest.raises(UserError, match=sentence):
+        drift.replayed_curves(runs)
+
+
+def test_what_somebody_left_beside_the_snapshots_is_passed_over(runs: Path) -> None:
+    (runs / RUN / "snapshots/online_best.safetensors").write_text("mine")
+    (runs / RUN / "result.json").write_text('{"files": [1]}')
+    assert len(drift.replay(runs)) == 3
+
+
+def test_runs_that_are_no_paths_are_one_sentence(tmp_path: Path) -> None:
+    for wrong in (5, None, [5]):
+        with pytest.raises(UserError, match="runs: got .*, allowed: a folder, or a list"):
+            runs_given(wrong)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="run: got 5, allowed: the name of a run"):
+        run_given(5, [tmp_path])  # type: ignore[arg-type]
+    (tmp_path / "x.parquet").write_text("x")
+    with pytest.raises(RunError, match=r"x.parquet is no readable Parquet file"):
+        curves(tmp_path / "x.parquet")
