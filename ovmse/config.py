@@ -328,6 +328,7 @@ class Config(BaseModel):
         return uses_data(self.algorithm, self.mixing_ratio)
 
 
+BOUNDS = {"ge": "from", "gt": "above", "le": "to", "lt": "to below"}
 _SHARED = ("offline", "both")
 
 
@@ -368,7 +369,18 @@ def _sentence(error: Any) -> str:
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     name = ".".join(str(part) for part in error["loc"])
-    return f"{name}: got {error['input']!r}, allowed: {_allowed(error)}"
+    allowed = _allowed(error)
+    if error["type"].startswith(("int_", "float_")):  # not even a number: which it may be, too
+        allowed += _bounds(name)
+    return f"{name}: got {error['input']!r}, allowed: {allowed}"
+
+
+def _bounds(name: str) -> str:
+    """Such as `` from 1 to 4,096``, as far as the setting's number is bounded."""
+    field = Config.model_fields.get(name)
+    found = {n: getattr(m, n) for m in (field.metadata if field else ()) for n in BOUNDS
+             if getattr(m, n, None) is not None}  # fmt: skip
+    return "".join(f" {word} {found[n]:,}" for n, word in BOUNDS.items() if n in found)
 
 
 def _allowed(error: Any) -> str:
@@ -376,4 +388,4 @@ def _allowed(error: Any) -> str:
     if "expected" in context:
         return str(context["expected"])
     message = str(error["msg"]).removeprefix("Input should be ")
-    return message.split(", unable")[0]
+    return message.split(", unable")[0].split(", got")[0]
