@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.tables import curves
-from ovmse.runs.files import DATA_DIR, replacing, markdown_table
+from ovmse.runs.files import DATA_DIR, markdown_table, replacing
 
 FILE = DATA_DIR / "results" / "offline_settings.parquet"
 SETTINGS = ["cut_battles", "offline_td_lambda", "cql_form", "cql_alpha", "offline_updates",
@@ -42,9 +42,9 @@ at .54 to .72.
 
 Every row with all settings, the code and the versions: `offline_settings.parquet`. Made by
 `ovmse sweep notebooks/grids/results/offline_settings.yaml --scale TASK` and
-`tools/offline_settings.py`. Machine: two shared x86_64 cores, Python 3.11.7, torch 2.13.0; rows with
-torch 2.11.0 on 16 cores of another machine, Python 3.12. One thread a run. There the cut battles
-were left out of the file, which is what the setting does.
+`tools/offline_settings.py`. Machine: two shared x86_64 cores, Python 3.11.7, torch 2.13.0. Rows
+with torch 2.11.0: 16 cores of another machine, Python 3.12; there the cut battles were left out of
+the file, which is what the setting does. One thread a run.
 """
 
 
