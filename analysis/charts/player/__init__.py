@@ -21,7 +21,7 @@ from analysis.charts.player.bars import ATTACK, bars
 from analysis.charts.player.changes import changes
 from analysis.charts.player.controls import controls
 from analysis.charts.player.field import field
-from analysis.charts.player.parts import WIDTH, text
+from analysis.charts.player.parts import FAINT, WIDTH, Marks, mark, text
 from analysis.charts.player.series import series
 from analysis.charts.player.stored import CHANGES, stored
 from analysis.charts.show import vega_mimebundle
@@ -32,9 +32,10 @@ LIMIT = 60_000  # bytes of one battle in a file
 DESCRIPTION = (
     "A battle step by step: the units of both teams, who explores and who attacks whom; the team's "
     "values over the battle; each agent's value of every available action. The slider takes the "
-    "arrow keys, Home and End; the space key plays and pauses."
+    "arrow keys, Home and End; there the space key plays and pauses."
 )
 LETTERS = {"font": theme.FONT, "fill": theme.AROUND, "fontSize": 13, "baseline": "middle"}
+PLAY, PAUSE = "M-5,-7L8,0L-5,7Z", "M-5,-7h4v14h-4ZM3,-7h4v14h-4Z"
 _number = itertools.count(1)
 
 
@@ -51,23 +52,22 @@ class Player:
 def player(
     battles: Sequence[Battle],
     opinions: Sequence[Opinion],
-    action_names: Sequence[str] = (),
     what_ifs: Sequence[WhatIf] | None = None,
     title: str = "A battle, step by step",
     labels: Sequence[str] | None = None,
     start: int = 0,
 ) -> Player:
-    """Battles of one task with what networks think of them; a menu picks one of several.
+    """Battles of one task with what networks think of them; a number picks one of several.
 
-    action_names: `A` names, as of ``EnvSpec`` (none: numbers). what_ifs: of every battle, for the
-    panel that changes one action. labels: what the menu calls the battles. start: the step that is
-    shown at first. A battle takes at most `LIMIT` bytes of a file: of one that would take more, the
-    what-if panel is left out. Only arrays are read: neither the backend nor a network is needed.
-    Raises UserError where the battles do not fit each other or what is given with them.
+    what_ifs: of every battle, for the panel that changes one action. labels: what the title calls
+    each of several battles. start: the step that is shown at first. A battle takes at most `LIMIT`
+    bytes of a file: where one would take more, the what-if panel is left out. Only arrays are read:
+    neither the backend nor a network is needed. Raises UserError where the battles do not fit each
+    other or what is given with them.
     """
     battles = list(battles)
     _check(battles, opinions, what_ifs, labels)
-    agents, names = agent_names(battles[0]), named_actions(battles[0], action_names)
+    agents, names = battles[0].agents, battles[0].actions
     labels = labels or [_label(n, battle) for n, battle in enumerate(battles, 1)]
     given = list(zip(battles, opinions, labels))
     kept = [stored(*one, what_ifs[n] if what_ifs else None) for n, one in enumerate(given)]
@@ -94,12 +94,14 @@ def _spec(
     parts = [below, field(battles[0]), series(len(agents))]
     if what_if:
         parts.append(changes(below.end, agents, targets))
+    said = f"={json.dumps(title)} + ', ' + b.label" if len(kept) > 1 else title
     head = [
-        text(x=0, y=10, text=title, fontSize=18, fontWeight="bold", limit=WIDTH),
+        text(x=0, y=10, text=said, fontSize=18, fontWeight="bold", limit=WIDTH - 96),
+        *_press(),
         text(x=0, y=36, text=f"={_status()}", fontSize=14, limit=WIDTH),
     ]
     signals = [
-        *controls(uid, kept, start, agents if what_if else [], names),
+        *controls(uid, kept, start, len(agents) if what_if else 0, len(names)),
         {"name": "names", "value": names},
         {"name": "targets", "value": _targets(battles[0], names)},
     ]
@@ -119,6 +121,18 @@ def _spec(
         "data": [d for part in parts for d in part.data],
         "marks": head + [m for part in parts for m in part.marks],
     }
+
+
+def _press() -> Marks:
+    """A button within the picture: those of the page are far below it."""
+    icon = f"=playing ? '{PAUSE}' : '{PLAY}'"
+    return [
+        mark("path", x=WIDTH - 70, y=12, path=icon, fill=theme.AROUND),
+        text(x=WIDTH - 54, y=12, text="=button"),
+        # Above what it says, so that it hears every click.
+        mark("rect", name="press", x=WIDTH - 84, y=-2, width=84, height=27, cornerRadius=4,
+             fill=FAINT, fillOpacity=0.25, cursor="pointer"),
+    ]  # fmt: skip
 
 
 def _status() -> str:
@@ -145,21 +159,6 @@ def _check(
     for battle, opinion in zip(battles, opinions, strict=True):
         if len(opinion.q_tot) != battle.episode.length:
             raise UserError("an opinion is of another battle: their steps differ")
-
-
-def agent_names(battle: Battle) -> list[str]:
-    """`1 stalker`, or the number alone where units are not decoded; as everywhere, from 1."""
-    kinds = battle.units[0].unit_type if battle.units else ()
-    count = battle.episode.actions.shape[1]
-    return [" ".join([str(n + 1), *kinds[n : n + 1]]) for n in range(count)]
-
-
-def named_actions(battle: Battle, names: Sequence[str]) -> list[str]:
-    """A name for each action; `action 0` where there are none."""
-    count = battle.episode.avail_actions.shape[-1]
-    if names and len(names) != count:
-        raise UserError(f"action_names: got {len(names)} for {count} actions")
-    return list(names) or [f"action {n}" for n in range(count)]
 
 
 def _targets(battle: Battle, names: list[str]) -> list[int]:

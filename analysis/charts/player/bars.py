@@ -137,7 +137,7 @@ def _rows(height: int, width: float, what_if: bool) -> Marks:
              shape="triangle-down", fill=theme.AROUND, opacity="=datum.greedy ? 1 : 0"),
     ]  # fmt: skip
     if what_if:
-        chosen = "datum.i == agent && datum.a == changed"
+        chosen = "datum.i == who && datum.a == changed"
         marks.append(
             mark("rect", "now", "cell", x=f"={x} + 1", width=width - 2, y=f"={y} + 1",
                  height=height - 2, fill=FAINT, fillOpacity=0, cursor="pointer",

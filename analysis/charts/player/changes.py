@@ -36,14 +36,17 @@ def changes(begin: float, agents: list[str], targets: bool) -> Part:
     targets: whether the battle could be played on from each change, so that there are targets.
     """
     fields = dict(list(FIELDS.items())[: None if targets else 3])
-    greedy = "length(data('agents')) ? data('agents')[agent].greedy : -1"  # data come after signals
+    # Data come after signals.
+    mine = "(length(data('agents')) ? data('agents')[who].{} : -1)"
     signals: Marks = [
-        {"name": "changed", "update": f"action < 0 ? ({greedy}) : action"},
+        {"name": "changed", "update": f"+action ? +action - 1 : {mine.format('greedy')}"},
+        {"name": "taken", "update": mine.format("action")},
         {"name": "reach", "update": f"b.changed.step * {LEVELS // 4}"},
     ]
     title = (
-        f"t == b.steps ? 'The battle is over' : 'What if ' + {agents}[agent] + ' did ' "
-        "+ names[changed] + ' instead of ' + names[data('agents')[agent].action] + '?'"
+        f"t == b.steps ? 'The battle is over' : {agents}[who] + ' ' + (changed == taken"
+        " ? 'did ' + names[taken] + '. What if not? Click another bar above.'"
+        " : 'did ' + names[taken] + '. What if it had done ' + names[changed] + '?')"
     )
     top, first = begin + 26, begin + 68
     head: dict[str, Any] = {"y": top + 22, "align": "right", "fontSize": 13, "fill": FAINT}
@@ -70,7 +73,7 @@ def changes(begin: float, agents: list[str], targets: bool) -> Part:
 
 
 def _data(fields: dict[str, str]) -> Marks:
-    mine = "datum.i == agent"
+    mine = "datum.i == who"
     at = "length(data('{0}')) ? data('{0}')[0][datum.field] : null"
     listed = [{"n": n, "field": f, "said": said} for n, (f, said) in enumerate(fields.items())]
     return [

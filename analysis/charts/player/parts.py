@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from analysis.charts import theme
 
-WIDTH = 660  # fits every output area together with the menu of the chart
+WIDTH = 650  # fits every output area together with the menu of the chart
 TOP = 58  # below the title
 FIELD = 300  # the side of the battlefield
 RIGHT = FIELD + 52  # where the curves begin

@@ -28,10 +28,8 @@ def stored(
     episode = battle.episode
     avail = episode.avail_actions[:-1]
     out: dict[str, Any] = {"label": label, "steps": episode.length, "won": episode.won}
-    best = np.where(avail, opinion.q_agents, -np.inf).argmax(-1)
-    explored = np.zeros(best.shape, np.bool_)
-    if episode.exploration is not None:
-        best, explored = episode.exploration.greedy, episode.exploration.explored
+    best, who = opinion.greedy(episode), episode.exploration
+    explored = np.zeros_like(best) if who is None else who.explored
     out |= {"action": codes(episode.actions), "greedy": codes(best), "explored": codes(explored)}
     out |= {"open": flags(avail), "lived": (avail.sum(-1) > 1).sum(0).tolist()}
     out |= {name: numbers(getattr(opinion, name)) for name in SERIES}
