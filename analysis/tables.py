@@ -306,6 +306,22 @@ EXPLORATION: Columns = {
     "first_order": ("by gradient descent", "{:+.2f}".format),
 }
 
+# The same of a moment of a battle (`analysis.moments`).
+MOMENT: Columns = {
+    "step": ("step", str),
+    "agent": ("agent", str),
+    "health": ("health", per_cent),
+    "action": ("action", str),
+    "explored": ("at random", lambda drawn: "yes" if drawn else "no"),
+    "greedy": ("greedy action", str),
+    "q_taken": ("Q_i of the action", "{:.3f}".format),
+    "q_greedy": ("Q_i of the greedy one", "{:.3f}".format),
+    "q_tot": ("Q_tot", "{:.2f}".format),
+    "memory": ("offline memory", "{:.2f}".format),
+    "td_target": ("TD(λ) target", "{:.2f}".format),
+    "returns": ("return-to-go", "{:.2f}".format),
+}
+
 
 def readable(table: pd.DataFrame, known: Columns = READABLE) -> pd.DataFrame:
     """The columns of `table` as text for readers: names as in the charts, per cent, separators.
