@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from analysis.walkthrough.learning import (
     q_tot,
 )
 from ovmse.method.algorithms import ALGORITHMS, EXPLORATIONS, Algorithm
+from ovmse.runs.reading import read_config
 
 QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)  # shares of battles by the bold team
 ALPHAS = tuple(np.arange(0, 3.01, 0.5).tolist())
@@ -170,7 +172,7 @@ def deviations() -> pd.DataFrame:
 def schedules(duration: int = 50_000, end: float = 0.1, start: float = 0.5) -> pd.DataFrame:
     """`steps`, `schedule` (λ or ε), `reading` (as printed, as described) and `value`."""
     rows = []
-    for t in range(0, 2 * duration + 1, duration // 25):
+    for t in range(0, 3 * duration + 1, duration // 25):
         for name, pair in (
             ("λ (eq. 6)", chances.memory_schedule(t, duration, end)),
             ("ε (eq. 7)", chances.epsilon_schedule(t, duration, start, end)),
@@ -199,3 +201,14 @@ def watch(rows: Mapping[str, Algorithm], teams: int = 4 * TEAMS) -> pd.DataFrame
 def known(names: Iterable[str] = ("ovmse", "ovm", "se", "switch_cql", "macql", "qmix")) -> dict:
     """The rows of the table of algorithms that the game's tables hold, by their labels."""
     return {ALGORITHMS[name].label: ALGORITHMS[name] for name in names}
+
+
+def rows_of(runs: Sequence[Path]) -> pd.DataFrame:
+    """What tells real runs from one another, in the words of the table of algorithms."""
+    rows = []
+    for config in map(read_config, runs):
+        row = ALGORITHMS[config["algorithm"]]
+        kept = "yes" if config["online_cql"] else "no"
+        rows.append((row.label, config["seed"], row.target, kept, config["exploration"]))
+    return pd.DataFrame(rows, columns=["run", "seed", "target", "conservative term online",
+                                       "exploration"])  # fmt: skip

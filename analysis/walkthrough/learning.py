@@ -113,7 +113,7 @@ def finetune(
     that is not pre-trained starts from `GUESS`. Battles are cut at the time limit, where the target
     bootstraps. Raises UserError on a row that says what these tables do not hold.
     """
-    _refuse(row)
+    refuse(row)
     g, rng, teams = game(), np.random.default_rng(seed), np.arange(len(start))[:, None]
     parts = start.copy() if row.pretrained else np.full_like(start, GUESS)
     remembered, greedy = q_tot(start), parts.argmax(-1)
@@ -158,7 +158,8 @@ def _now(value: float | tuple[float, float], t: int, steps: int) -> float:
     return linear_decay(*value, steps // 2, t) if isinstance(value, tuple) else value
 
 
-def _refuse(row: Algorithm) -> None:
+def refuse(row: Algorithm) -> None:
+    """Raises UserError on a row that says what these tables do not hold."""
     if not isinstance(row, Algorithm):
         raise UserError(f"row: got {row!r}, allowed: an Algorithm(...)")
     for name, allowed in (

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import json
 import math
+import re
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import pytest
+import vl_convert
 
+from analysis.answers import walked
+from analysis.charts import walkthrough as charts
+from analysis.charts.show import VEGALITE, VL_VERSION, mimebundle
 from analysis.walkthrough import chances, grids
 from analysis.walkthrough.game import ACTIONS, BOLD, GAMMA, REST, STEP, game, play, value_of
 from analysis.walkthrough.learning import GUESS, RATE, dataset, finetune, offline, q_tot
@@ -147,6 +155,7 @@ def test_a_row_that_the_tables_do_not_hold_is_refused_in_a_sentence() -> None:
 
 def test_what_the_notebook_says_of_the_algorithms_holds() -> None:
     last = grids.watch(grids.known()).query("steps == 600").set_index("name")["return"]
+    assert walked(grids.watch(grids.known())).count("20 → ") == 4
     assert last["OVMSE"] > last["OVM"] > last["Switch CQL"] and last["OVMSE"] > last["SE"] > 12
     table = grids.memories().query("steps == 600")
     memory = table.set_index(["offline", "memory", "epsilon"])["return"]
@@ -197,7 +206,7 @@ def test_the_schedules_as_printed_are_misprints() -> None:
     assert described[0] == 1 and described[100] == described[200] == pytest.approx(0.1)
     printed, described = wide["ε (eq. 7)"]["as printed"], wide["ε (eq. 7)"]["as described"]
     assert printed[0] == 0.1  # min(ε_end, 1): never ε_start
-    assert described[0] == 0.5 and described[200] == pytest.approx(0.1)
+    assert printed[300] < 0 and described[0] == 0.5 and described[300] == pytest.approx(0.1)
 
 
 def test_the_tables_of_the_charts_name_every_joint_action() -> None:
@@ -211,3 +220,74 @@ def test_the_tables_of_the_charts_name_every_joint_action() -> None:
         for _, group in table.groupby(by):
             assert set(zip(group["first"], group["second"], strict=True)) == pairs
     assert grids.held_by_data().groupby("quality")["count"].sum().eq(100).all()
+
+
+# Charts.
+
+CHARTS = {
+    "true_values": lambda: charts.true_values(grids.true_values()),
+    "held_by_data": lambda: charts.held_by_data(grids.held_by_data()),
+    "conservative": lambda: charts.conservative(grids.conservative()),
+    "first_steps": lambda: charts.first_steps(*grids.first_steps()),
+    "memories": lambda: charts.memories(grids.memories()),
+    "lifts": lambda: charts.lifts(grids.lifts()),
+    "explorers": lambda: charts.explorers(grids.explorers_at_once()),
+    "deviations": lambda: charts.deviations(grids.deviations()),
+    "schedules": lambda: charts.schedules(grids.schedules()),
+    "watch": lambda: charts.watch(grids.watch(grids.known(["ovmse"]))),
+}
+
+
+def sources(spec: dict) -> list[pd.DataFrame]:
+    """Every table that a chart holds."""
+    return [pd.read_csv(io.StringIO(d)) for d in spec["datasets"].values()]
+
+
+def filters(part: object) -> set[str]:
+    """Every filter of a chart, wherever it stands."""
+    if isinstance(part, list):
+        return set().union(*map(filters, part)) if part else set()
+    if not isinstance(part, dict):
+        return set()
+    own = {part["filter"]} if isinstance(part.get("filter"), str) else set()
+    return own.union(*(filters(value) for value in part.values()))
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_every_place_of_every_slider_shows_something(name: str) -> None:
+    """What a filter compares with a slider has a row for each value that the slider can take."""
+    bundle = mimebundle(CHARTS[name]())
+    spec = bundle[VEGALITE]
+    sliders = {p["name"]: p for p in spec.get("params", []) if "bind" in p}
+    assert bool(sliders) == (name not in ("schedules", "watch"))
+    places = {}
+    for key, param in sliders.items():
+        bind = param["bind"]
+        assert bind["input"] == "Range" and bind["data-lm-suppress-shortcuts"] == "true"
+        count = round((bind["max"] - bind["min"]) / bind["step"])
+        places[key] = [bind["min"] + n * bind["step"] for n in range(count + 1)]
+        assert min(abs(param["value"] - p) for p in places[key]) < 1e-6
+    used = set()
+    for rule in filters(spec):
+        asked = re.findall(r"abs\(datum\.(\w+) - (\w+)\) < 1e-6", rule)
+        assert all(a == b and a in sliders for a, b in asked)
+        used |= {a for a, _ in asked}
+        holding = [t for t in sources(spec) if asked and {a for a, _ in asked} <= set(t)]
+        for where in itertools.product(*(places[a] for a, _ in asked)):
+            for table in holding:
+                columns = [table[a] for a, _ in asked]
+                assert np.all([abs(c - w) < 1e-6 for c, w in zip(columns, where)], 0).any()
+    assert used == set(sliders)
+    assert len(json.dumps(spec)) < 100_000
+
+
+def test_a_slider_moves_a_chart_without_a_kernel() -> None:
+    """The renderer itself: another value, another picture, and text of the slider's own place."""
+    spec = mimebundle(CHARTS["deviations"]())[VEGALITE]
+    pictures = []
+    for value in (0.2, "0.8"):  # a slider gives text
+        [param] = [p for p in spec["params"] if p["name"] == "epsilon"]
+        param["value"] = value
+        pictures.append(vl_convert.vegalite_to_svg(spec, vl_version=VL_VERSION))
+    assert f"{100 * (0.8 / 3 + 0.2) ** 2:.1f} %" in pictures[1]
+    assert "ε = 0.8" in pictures[1] and "ε = 0.2" in pictures[0]
