@@ -22,6 +22,7 @@ from analysis.charts.player.stored import stored
 from analysis.charts.player.view import view
 from analysis.charts.show import VEGA, vega_mimebundle
 from analysis.moments import Moments, moment, watch
+from analysis.report import write_report
 from analysis.snapshots import Snapshots
 from analysis.whatif import WhatIf
 from ovmse.config import Config
@@ -126,7 +127,7 @@ def test_it_begins_paused_at_the_first_event_and_names_its_signals(seen, spec) -
     episode = seen.battles[0].episode
     strayed = (episode.actions != episode.exploration.greedy).any(1)
     assert signals["step"]["value"] == seen.start == np.flatnonzero(strayed)[0]
-    assert "$schema" not in spec and spec["description"].startswith("A title. A battle")
+    assert "$schema" not in spec and spec["description"].startswith("A title. The units")
     assert spec["width"] + 2 * spec["padding"] + 38 <= 700  # 38: the menu of the chart
 
 
@@ -145,6 +146,10 @@ def test_it_shows_as_vega_and_a_picture_alone_and_a_battle_is_small(seen, tmp_pa
         sizes.append(file.stat().st_size)
     assert sizes[1] - sizes[0] <= LIMIT / 2  # what-if and all; 6h_vs_8z has twice as much
     assert sizes[0] <= 130_000
+    page = write_report(file, tmp_path / "a.html").read_text()
+    assert page.count('<figure class="chart" data-mode="vega">') == 1
+    assert 'alt="A battle, step by step. The units of both teams' in page
+    assert page.count("window.vegaEmbed=") == 1
 
 
 def test_numbers_come_back_within_half_a_step_and_the_rest_exactly(rng) -> None:

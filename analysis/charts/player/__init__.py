@@ -30,9 +30,9 @@ from ovmse.errors import UserError
 
 LIMIT = 60_000  # bytes of one battle in a file
 DESCRIPTION = (
-    "A battle step by step: the units of both teams, who explores and who attacks whom; the team's "
-    "values over the battle; each agent's value of every available action. The slider takes the "
-    "arrow keys, Home and End; there the space key plays and pauses."
+    "The units of both teams at each step, who explores and who attacks whom; the team's values "
+    "over the battle; each agent's value of every available action. The slider takes the arrow "
+    "keys, Home and End, and there the space key plays and pauses."
 )
 LETTERS = {"font": theme.FONT, "fill": theme.AROUND, "fontSize": 13, "baseline": "middle"}
 PLAY, PAUSE = "M-5,-7L8,0L-5,7Z", "M-5,-7h4v14h-4ZM3,-7h4v14h-4Z"

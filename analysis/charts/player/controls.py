@@ -28,6 +28,7 @@ def controls(uid: str, battles: Marks, start: int, agents: int, actions: int) ->
             "consume": True,
         },
     ]
+    slid = {"source": "window", "type": "input", "filter": [f"event.target.id == '{uid}-step'"]}
     which = _input("Number", "battle", 1, len(battles)) if len(battles) > 1 else {}
     button = NATIVE | {
         "input": "button",
@@ -57,6 +58,8 @@ def controls(uid: str, battles: Marks, start: int, agents: int, actions: int) ->
             (press, "!playing && t == b.steps ? 0 : t"),
             ({"signal": "due"}, "min(t + 1, b.steps)"),
             ({"signal": "b"}, "0"),
+            # The slider is as long as the longest battle: it goes back to the end of this one.
+            (slid, "min(event.target.value, b.steps)"),
             ("@slot:click, @event:click", "datum.t"),
             ("@slot:pointermove", "event.buttons == 1 ? datum.t : step"),
             **_input("Range", "step", 0, longest, id=f"{uid}-step"),
