@@ -15,9 +15,11 @@ from analysis.charts.player.parts import Marks
 NATIVE = {"data-lm-suppress-shortcuts": "true", "form": "none"}  # keys, and Enter, stay with it
 
 
-def controls(uid: str, battles: Marks, start: int, agents: int, actions: int) -> Marks:
+def controls(
+    uid: str, battles: Marks, start: int, agents: int, actions: int, agent: int = 0
+) -> Marks:
     """uid: a name that no other player of the page has. battles: as of `stored`. agents and
-    actions: how many the what-if panel may change; none, no panel."""
+    actions: how many the what-if panel may change, `agent` at first; none, no panel."""
     press: Marks = [
         {"markname": "press", "type": "click"},
         {"source": "window", "type": "click", "filter": [f"event.target.id == '{uid}-play'"]},
@@ -66,15 +68,15 @@ def controls(uid: str, battles: Marks, start: int, agents: int, actions: int) ->
         ),
         {"name": "t", "update": "clamp(+step, 0, b.steps)"},
         {"name": "speed", "value": 4, **_input("Range", "steps a second", 1, 16)},
-        *(_changes(agents, actions) if agents else []),
+        *(_changes(agents, actions, agent) if agents else []),
     ]  # fmt: skip
 
 
-def _changes(agents: int, actions: int) -> Marks:
+def _changes(agents: int, actions: int, agent: int) -> Marks:
     """Which agent acts otherwise (`who`), and how (`action`, from 1; 0: as it would greedily)."""
     return [
         _signal(
-            "agent", 1, ("@cell:click, @event:click", "datum.i + 1"),
+            "agent", agent + 1, ("@cell:click, @event:click", "datum.i + 1"),
             **_input("Number", "what if agent", 1, agents),
         ),
         {"name": "who", "update": f"clamp(+agent, 1, {agents}) - 1"},
