@@ -25,17 +25,23 @@ def curves(source: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     Columns as in `ovmse.runs.tables.metrics_table`: `run`, the settings, `phase`, `env_steps`,
     `updates` and the measures; and `variant` (see `with_variants`). A path that ends in `.parquet`
     is what `ovmse runs --export` wrote.
-    Raises `ovmse.runs.reading.RunError` where there is no run.
+    Raises `ovmse.runs.reading.RunError` where there is no run, or none that has measured yet.
     """
     if isinstance(source, str | Path) and Path(source).suffix == ".parquet":
         if not Path(source).is_file():
             raise RunError(f"there is no file {source}")
-        table = pd.read_parquet(source)
+        try:
+            table = pd.read_parquet(source)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{source} is no readable Parquet file ({error})") from None
         missing = [name for name in COLUMNS if name not in table]
         if missing:
             raise UserError(f"{source} lacks the column {missing[0]}; export the runs anew")
         return with_variants(table)
-    return with_variants(metrics_table(find_runs(source)))
+    table = metrics_table(find_runs(source))
+    if table.empty:
+        raise RunError(f"no run in {source} has measured anything yet")
+    return with_variants(table)
 
 
 CONTROLS: dict[str, dict[Any, str]] = {
@@ -360,6 +366,22 @@ DIAGNOSTICS: Columns = {
     "lift": ("lifts y by", "{:.2f}".format),
     "remembered_error": ("Q_offline − G", "{:+.2f}".format),
     "memory_wrong": ("Q_offline − G, exploring", "{:+.2f}".format),
+}
+
+# The same of a moment of a battle (`analysis.moments`).
+MOMENT: Columns = {
+    "step": ("step", str),
+    "agent": ("agent", str),
+    "health": ("health", per_cent),
+    "action": ("action", str),
+    "explored": ("at random", lambda drawn: "yes" if drawn else "no"),
+    "greedy": ("greedy action", str),
+    "q_taken": ("Q_i of the action", "{:.3f}".format),
+    "q_greedy": ("Q_i of the greedy one", "{:.3f}".format),
+    "q_tot": ("Q_tot", "{:.2f}".format),
+    "memory": ("offline memory", "{:.2f}".format),
+    "td_target": ("TD(λ) target", "{:.2f}".format),
+    "returns": ("return-to-go", "{:.2f}".format),
 }
 
 

@@ -30,20 +30,25 @@ def _domain(values: pd.Series, step: float) -> list[float]:
     return [step * np.floor(low / step), step * np.ceil(high / step)]
 
 
+def _stacked(panels: list[alt.LayerChart]) -> alt.VConcatChart:
+    """One above the other, with room for wider numbers at the axis than Figure 1 has."""
+    return stacked([p.properties(width=WIDTH - 35) for p in panels])
+
+
 def calibrated(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Above: bias of ``Q_tot`` (% of the mean return), with the moments' standard deviation as thin
     bars. Below: how well it ranks them."""
     percent = table.assign(bias=100 * table.bias, bias_sd=100 * table.bias_sd)
     rows = measured(percent, "bias")
     ends = pd.concat([rows.bias - rows.bias_sd, rows.bias + rows.bias_sd])
-    domain = _domain(ends.clip(-200, 200), 25)
+    domain = _domain(pd.concat([ends.clip(-200, 200), rows.bias]), 25)
     said = "Q_tot less the return: mean and spread over moments"
     bias = panel(percent, "bias", "bias (% of the mean)", domain, said, 0,
                  reference_name="no bias", spread_by="bias_sd")  # fmt: skip
     rank = panel(
         table, "rank", "rank correlation", _domain(rows["rank"], 0.5), "Does it rank them?"
     )
-    return finish(stacked([bias, rank]), "Are the values true?", rows)
+    return finish(_stacked([bias, rank]), "Are the values true?", rows)
 
 
 def moved(table: pd.DataFrame) -> alt.TopLevelMixin:
@@ -127,7 +132,7 @@ def distances(table: pd.DataFrame) -> alt.TopLevelMixin:
         end.mark_point(filled=True, size=90, opacity=1).encode(shape=shape),
     ).properties(width=WIDTH, height=HEIGHT, title=panel_title(
         "By how many, at the end (dashed grey: at the start)"))  # fmt: skip
-    return finish(stacked([over, below]), "Which actions are held apart?", rows)
+    return finish(_stacked([over, below]), "Which actions are held apart?", rows)
 
 
 def churned(table: pd.DataFrame) -> alt.TopLevelMixin:
@@ -142,7 +147,7 @@ def churned(table: pd.DataFrame) -> alt.TopLevelMixin:
         domain = _domain(percent[n].dropna(), 10)
         panels.append(panel(percent, n, "made otherwise (%)", domain, title, height=LOW))
     rows = measured(table, "churn")
-    return finish(stacked(panels), "Does the policy still do the same?", rows)
+    return finish(_stacked(panels), "Does the policy still do the same?", rows)
 
 
 def bound(table: pd.DataFrame) -> alt.TopLevelMixin:
@@ -161,7 +166,7 @@ def bound(table: pd.DataFrame) -> alt.TopLevelMixin:
         title = "What it says less what the policy returns"
         axis, name = "Q_offline − G", "remembered_error"
         panels.append(panel(own, name, axis, domain, title, 0, reference_name="true", height=LOW))
-    return finish(stacked(panels), "Where does the memory bind?", rows)
+    return finish(_stacked(panels), "Where does the memory bind?", rows)
 
 
 def forgotten(numbers: pd.DataFrame, curves: pd.DataFrame) -> alt.TopLevelMixin:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
+import json
 import math
 import shutil
 from pathlib import Path
@@ -13,15 +16,20 @@ import pytest
 import torch
 from conftest import ROOT
 from exploring import climb_run
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from analysis.answers import or_why_not
+from analysis.charts import diagnostics as charts
+from analysis.charts.curves import figure1
+from analysis.charts.show import VEGALITE, mimebundle
 from analysis.diagnostics import calibration, churn, distance, forgetting, memory, parts, rivals
 from analysis.diagnostics.opinions import fixed_steps, opinions
 from analysis.drift import replayed_curves
-from analysis.each import worth_a_look
+from analysis.each import beside, worth_a_look
 from analysis.events import epsilon_at
 from analysis.snapshots import Snapshots
+from analysis.tables import DIAGNOSTICS, at_the_end, readable
 from ovmse.envs.base import EnvSpec
 from ovmse.episodes import EpisodeBatch
 from ovmse.method.learner import new_q_function
@@ -256,6 +264,9 @@ def test_what_ships_in_half_precision_and_without_a_memory(climbs, tmp_path) -> 
     for file in folder.rglob("online_*.safetensors"):
         save_file({n: t.half() for n, t in load_file(file).items()}, file)
     run = folder / "runs" / climbs[0].name
+    result = json.loads((run / "result.json").read_text())
+    result.pop("files")  # the checksums of what the run wrote, as `tools/ship_runs.py` does
+    (run / "result.json").write_text(json.dumps(result))
     half = opinions([run])
     assert half.change.to_numpy() == pytest.approx(whole.change.to_numpy(), abs=0.02)
     of = Snapshots(run)
@@ -303,6 +314,37 @@ def test_rivals_by_hand() -> None:
     sentence = rivals.why(low, rivals.evidence(table))
     assert "SE falls from 60 % to 10 %" in sentence and "explores +8.00" in sentence
     assert "OVMSE falls from 60 % to 50 %" in sentence
+
+
+def test_charts_are_narrow_and_one_look(climbs) -> None:
+    table = beside(replayed_curves(climbs), opinions(climbs))
+    only = worth_a_look(table, 3)
+    table = beside(table, calibration.calibration(climbs, 8, 2, only))
+    table = beside(table, calibration.calibration(climbs, 8, 2, only, exploring=True))
+    table = rivals.with_rivals(beside(table, memory.audit(climbs, only)))
+    numbers = forgetting.forgetting(table)
+    drawn = {
+        draw.__name__: mimebundle(draw(table))
+        for draw in (charts.calibrated, charts.moved, charts.distances, charts.churned,
+                     charts.bound, charts.rivals, figure1)
+    } | {"forgotten": mimebundle(charts.forgotten(numbers, table))}  # fmt: skip
+    for name, bundle in drawn.items():
+        picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+        assert 300 < picture.width <= 700, name
+    text = json.dumps(drawn["figure1"][VEGALITE])
+    assert "λ, weight of the memory" in text and "ε, chance to explore" in text
+    assert len(drawn["moved"][VEGALITE]["vconcat"]) == 2  # a panel for each algorithm
+    for measure, sentence in (
+        (calibration.who_is_calibrated, "rank the moments"), (parts.what_moved, "mixer"),
+        (distance.who_tells_apart, "one agent does something else"),
+        (churn.who_changed, "joint actions"), (memory.where_it_binds, "The memory of OVMSE"),
+        (forgetting.highest_curve, "The highest point above"),
+    ):  # fmt: skip
+        assert sentence in measure(table) and "nan" not in measure(table)
+    ends = at_the_end(table, ["bias", *charts.numbered(table, "gap")])
+    assert readable(ends, DIAGNOSTICS).columns.tolist() == ["algorithm", "bias", "gap of 1",
+                                                            "gap of 2"]  # fmt: skip
+    assert len(memory.over_the_battle(table)) == 3
 
 
 def test_verdicts() -> None:
