@@ -29,7 +29,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def seen() -> Moments:
-    return watch(Snapshots(ROOT / "data/figure1/ovmse_seed10"), 10_000, epsilon=0.2, battles=2)
+    return watch(Snapshots(ROOT / "data/runs/2s3z/ovmse"), 10_000, epsilon=0.2, battles=2)
 
 
 @pytest.fixture(params=["report", "lab"])

@@ -15,7 +15,7 @@ from ovmse.envs import make_env
 from ovmse.runs.reading import RunError
 from ovmse.training.rollout import collect
 
-RUN = ROOT / "data/figure1/ovmse_seed10"
+RUN = ROOT / "data/runs/2s3z/ovmse"
 
 
 @pytest.fixture(scope="module")

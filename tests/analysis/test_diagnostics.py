@@ -288,7 +288,7 @@ def test_worth_a_look() -> None:
 
 def _story(**columns: list) -> pd.DataFrame:
     """Curves of two runs, one that falls, with numbers written by hand."""
-    table = replayed_curves([ROOT / f"data/figure1/{n}_seed10" for n in ("ovmse", "se")])
+    table = replayed_curves([ROOT / f"data/runs/2s3z/{n}" for n in ("ovmse", "se")])
     table = table[(table.phase == "online") & table.env_steps.isin([0, 4000, 10_000, 60_000])]
     return table.assign(test_win_rate=[0.6, 0.6, 0.5, 0.6, 0.6, 0.4, 0.1, 0.3], **columns)
 

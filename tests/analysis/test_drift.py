@@ -23,15 +23,16 @@ from ovmse.errors import UserError
 from ovmse.runs.directory import checksum
 from ovmse.runs.reading import RunError
 
-RUN = "ovmse_seed10"
+RUN = "ovmse"
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     """One shipped run with its pre-training and three snapshots."""
     folder = tmp_path / "runs"
-    others = [f"{name}_seed10" for name in ("macql", "se", "switch_cql")]
-    shutil.copytree(ROOT / "data/figure1", folder, ignore=shutil.ignore_patterns(*others, "cache"))
+    for name in (RUN, "pretrain"):
+        source = ROOT / "data/runs/2s3z" / name
+        shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("cache"))
     for snapshot in sorted((folder / RUN / "snapshots").iterdir())[:-3]:
         snapshot.unlink()
     return folder

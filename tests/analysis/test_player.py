@@ -32,7 +32,7 @@ from ovmse.episodes import Episode, ExplorationRecord
 from ovmse.errors import UserError
 from ovmse.method.learner import new_q_function
 
-RUN = Snapshots(ROOT / "data/figure1/ovmse_seed10")
+RUN = Snapshots(ROOT / "data/runs/2s3z/ovmse")
 
 
 @pytest.fixture(scope="module")
