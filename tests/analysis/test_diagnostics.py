@@ -342,8 +342,8 @@ def test_charts_are_narrow_and_one_look(climbs) -> None:
     ):  # fmt: skip
         assert sentence in measure(table) and "nan" not in measure(table)
     ends = at_the_end(table, ["bias", *charts.numbered(table, "gap")])
-    assert readable(ends, DIAGNOSTICS).columns.tolist() == ["algorithm", "bias", "gap of 1",
-                                                            "gap of 2"]  # fmt: skip
+    names = ["algorithm", "variant", "bias", "gap of 1", "gap of 2"]
+    assert readable(ends, DIAGNOSTICS).columns.tolist() == names
     assert len(memory.over_the_battle(table)) == 3
 
 
