@@ -14,6 +14,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from textwrap import fill
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -46,19 +47,23 @@ def main(folders: list[Path], target: Path = DATA_DIR / "runs") -> None:
     result = read_json(Path(table.run.iloc[0]) / "result.json")
     config = read_config(table.run.iloc[0])
     columns = ["task", "run", "seed", "snapshots", "win at 0", "lowest win", "win at the end"]
-    card = f"""# Runs that ship
-
-`{config["preset"]}` preset, {config["online_steps"]:,} online steps, {config["test_battles"]} battles a test
-({config["long_test_battles"]} at the first and the last), {config["fixed_battles"]} fixed battles. One seed each: they show mechanics, not who is better (the tables of results do).
-The snapshots are in half precision, so replayed values differ from the recorded ones in the third
-digit. Every exploration event is there (`events.jsonl.gz`).
-
-{markdown_table([*columns, "Q at 0", "Q at the end", "code"], rows)}
-
-Command: `ovmse sweep notebooks/grids/results/shipped.yaml --folder runs/shipped`, then
-`python tools/ship_runs.py runs/shipped`. Machine: {result["cores"]} shared {result["cpu"]} cores, Python {result["python"]}, torch {result["torch"]}, one thread a run.
-"""
-    target.with_suffix(".md").write_text(card)
+    about = (
+        f"`{config['preset']}` preset, {config['online_steps']:,} online steps, "
+        f"{config['test_battles']} battles a test ({config['long_test_battles']} at the first and "
+        f"the last), {config['fixed_battles']} fixed battles. One seed a map: they show mechanics, "
+        "not who is better (the tables of results do). The snapshots are in half precision, so "
+        "replayed values differ from the recorded ones in the third digit. Every exploration event "
+        "is there (`events.jsonl.gz`)."
+    )
+    made = (
+        "Command: `ovmse sweep notebooks/grids/results/shipped.yaml --folder runs/shipped`, then "
+        f"`python tools/ship_runs.py runs/shipped`. Machine: {result['cores']} shared "
+        f"{result['cpu']} cores, Python {result['python']}, torch {result['torch']}, "
+        "one thread a run."
+    )
+    lines = markdown_table([*columns, "Q at 0", "Q at the end", "code"], rows)
+    parts = ["# Runs that ship", fill(about, 100), lines, fill(made, 100)]
+    target.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
 
 
 def _copy_run(run: Path, target: Path) -> None:

@@ -92,5 +92,5 @@ def test_an_opinion_is_what_acting_and_mixing_step_by_step_give(battles) -> None
 
 
 def test_a_snapshot_that_is_not_there_is_said_with_those_that_are() -> None:
-    with pytest.raises(RunError, match="no snapshot at 5 steps, but at: 0, 2,000"):
+    with pytest.raises(RunError, match="no snapshot at 5 steps, but at: 0, 4,000"):
         record(RUN, 5)

@@ -121,13 +121,14 @@ def test_a_replay_that_is_not_what_training_recorded_is_refused(
 ) -> None:
     """Half precision rounds a weight by up to 2⁻¹¹ of it, and so may answer otherwise."""
     snapshot = sorted((runs / RUN / "snapshots").iterdir())[1]
-    if halved:
-        save_file({n: t.half() for n, t in load_file(snapshot).items()}, snapshot)
+    if not halved:  # the shipped ones are
+        save_file({n: t.float() for n, t in load_file(snapshot).items()}, snapshot)
     at = int(snapshot.stem.removeprefix("online_"))
+    recorded = float(drift.replay(runs).q_fixed[1])
     rows = [json.loads(line) for line in (runs / RUN / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
         if row["phase"] == "online" and row["env_steps"] == at:
-            row["q_fixed"] *= factor if factor == factor else 1
+            row["q_fixed"] = recorded * factor if factor == factor else recorded
     (runs / RUN / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if factor != factor:
         save_file({n: t * factor for n, t in load_file(snapshot).items()}, snapshot)
