@@ -189,7 +189,7 @@ class OnlinePhase:
         if not self.rollout.started:
             self.rollout.start(stream_seed(c.seed, "battles", self.env_steps))
         finished, void = self.rollout.step(self.learner.q, c.exploration, self.epsilon)
-        self.env_steps += c.num_envs - sum(void)
+        self.env_steps += self.rollout.played - sum(void)
         self.recorder.void(len(void))
         for _, episode in finished:
             self.recorder.battle(episode, self.env_steps)
