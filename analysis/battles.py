@@ -76,7 +76,8 @@ def record_with(
 ) -> list[Battle]:
     """As `record`, with a network at hand."""
     found: list[Battle] = []
-    with closing(make_env(config.task, config.backend, min(battles, AT_ONCE))) as env:
+    at_once = config.num_envs if config.backend == "smac" else AT_ONCE  # a game takes 1 GB
+    with closing(make_env(config.task, config.backend, min(battles, at_once))) as env:
         rollout = Rollout(env, np.random.default_rng(seed), q.hidden_size)
         rollout.start(seed)
         left = shares(battles, env.num_envs)

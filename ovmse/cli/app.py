@@ -1,4 +1,4 @@
-"""The command line: ``ovmse train``, ``sweep``, ``runs`` and ``data make | ladder | info``."""
+"""The command line: ``ovmse train``, ``sweep``, ``runs``, ``data`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ovmse.cli.terminal import show_plan, show_runs, show_sweep, show_training, 
 from ovmse.config import Config
 from ovmse.datasets.dataset import data_folder
 from ovmse.datasets.hdf5 import load_dataset
+from ovmse.envs import BACKENDS
 from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS
 from ovmse.runs.files import RUNS, named_path
@@ -41,6 +42,7 @@ path_argument = partial(typer.Argument, parser=given_path)
 path_option = partial(typer.Option, parser=given_path, metavar="PATH")
 
 Task = Annotated[str, typer.Option(help="The map, such as 2s3z.")]
+Backend = Annotated[str, typer.Option(help=f"One of {', '.join(BACKENDS)}.")]
 
 
 @app.command()
@@ -187,11 +189,30 @@ def runs(
             print(f"{left} without a readable measurement are left out.")
 
 
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="For a script.")] = False,
+) -> None:
+    """Checks everything that can be wrong with this machine, and says what to do. Changes nothing.
+
+    Takes some seconds. Exit code 1: something is wrong.
+    """
+    from ovmse.cli import doctor as checks
+
+    findings = checks.doctor()
+    print(checks.as_json(findings) if as_json else checks.as_text(findings))
+    if any(finding.state == checks.WRONG for finding in findings):
+        raise typer.Exit(1)
+
+
 @data.command("make")
 def make(
     task: Task = "2s3z",
     quality: Annotated[str, typer.Option(help="medium or medium_replay.")] = "medium",
-    out: Annotated[Path | None, path_option(help="The file; else data/TASK_QUALITY.h5.")] = None,
+    backend: Backend = "smax",
+    out: Annotated[
+        Path | None, path_option(help="The file; else where --dataset QUALITY finds it.")
+    ] = None,
     ladder: Annotated[
         Path | None, path_option(help="A folder of policies; else the shipped one of the map.")
     ] = None,
@@ -210,13 +231,14 @@ def make(
     from ovmse.datasets.card import write_card
     from ovmse.ladders import make_dataset
 
-    out = out or data_folder("smax") / f"{task}_{quality}.h5"
     with one_sentence():
+        known_backend(backend)
+        out = out or data_folder(backend) / f"{task}_{quality}.h5"
         if out.suffix not in (".h5", ".hdf5"):
             raise UserError(f"out: got {str(out)!r}, allowed: a file that ends in .h5")
         if out.exists() and not force:
             raise UserError(f"{out} is there already; --force replaces it")
-        show_training(make_dataset(task, quality, out, ladder, episodes, seed))
+        show_training(make_dataset(task, quality, out, ladder, episodes, seed, backend))
         card = out.with_suffix(".md")
         write_card(load_dataset(out.resolve()), card)
         print(f"The dataset is {out}, its card {card}.")
@@ -225,7 +247,10 @@ def make(
 @data.command()
 def ladder(
     task: Task = "2s3z",
-    out: Annotated[Path | None, path_option(help="The folder; else data/ladders/TASK.")] = None,
+    backend: Backend = "smax",
+    out: Annotated[
+        Path | None, path_option(help="The folder; else where data make finds it.")
+    ] = None,
     work_dir: Annotated[Path | None, path_option(help="Where the training is kept.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the ladder there.")] = False,
@@ -237,12 +262,14 @@ def ladder(
     from ovmse.datasets.dataset import ladder_folder
     from ovmse.ladders import make_ladder
 
-    out = out or ladder_folder(task)
-    work_dir = work_dir or RUNS / "ladders" / f"{task}_seed{seed}"
     with one_sentence():
+        known_backend(backend)
+        out = out or ladder_folder(task, backend)
+        name = task if backend == "smax" else f"{task}_{backend}"
+        work_dir = work_dir or RUNS / "ladders" / f"{name}_seed{seed}"
         if (out / "ladder.json").exists() and not force:
             raise UserError(f"{out} holds a ladder already; --force replaces it")
-        show_training(make_ladder(task, out, work_dir, seed))
+        show_training(make_ladder(task, out, work_dir, seed, backend))
         print(f"The ladder is {out}.")
 
 
@@ -255,6 +282,12 @@ def info(
 
     with one_sentence():
         print(json.dumps(dataset_statistics(load_dataset(name)), indent=1))
+
+
+def known_backend(name: str) -> None:
+    """Raises UserError for a backend that is none."""
+    if name not in BACKENDS:
+        raise UserError(f"--backend: got {name!r}, allowed: {', '.join(BACKENDS)}")
 
 
 def settings_given(texts: list[str] | None) -> dict[str, str]:

@@ -109,6 +109,9 @@ def show_plan(plan: Plan, cost: Estimate, workers: int | None) -> None:
         )
     elif cost.left:
         print("No finished run is like them, so there is no estimate of time and disk.")
+    if cost.memory:
+        here = f", {workers * cost.memory / 1e9:.0f} GB here" if workers else ""
+        print(f"The games of a worker take about {cost.memory / 1e9:.0f} GB of memory{here}.")
 
 
 def _sweep_table(state: SweepProgress, title: str, most: int) -> Table:
