@@ -29,9 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from ovmse.envs.smac_units import FULL, MAPS, Team
+from ovmse.envs.smac_units import FULL, LIMITS, MAPS, Team
 
-LIMITS = {"2s3z": 120, "3s5z": 150, "5m_vs_6m": 70, "6h_vs_8z": 150, "3m": 60, "MMM": 150}
 HEALTH = {"stalker": 80, "zealot": 100, "colossus": 200, "marine": 45, "hydralisk": 80,
           "marauder": 125, "medivac": 150}  # fmt: skip
 OTHER_ORDER = {"stalker": 1, "zealot": 0}  # type bits of enemies: zealot before stalker

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ovmse.cli.terminal import show_plan, show_runs, show_sweep, show_training, stoppable
+from ovmse.cli.terminal import reading, show_plan, show_runs, show_sweep, show_training, stoppable
 from ovmse.config import Config
-from ovmse.datasets.dataset import data_folder
+from ovmse.datasets.dataset import check_source, data_folder
 from ovmse.datasets.hdf5 import load_dataset
 from ovmse.envs import BACKENDS
 from ovmse.errors import UserError
@@ -276,12 +276,58 @@ def ladder(
 @data.command()
 def info(
     name: Annotated[str, typer.Argument(help="A shipped dataset, such as 2s3z_medium, or a file.")],
+    backend: Backend = "smax",
 ) -> None:
     """Prints what a dataset holds, as JSON."""
     from ovmse.datasets.card import dataset_statistics
 
     with one_sentence():
-        print(json.dumps(dataset_statistics(load_dataset(name)), indent=1))
+        known_backend(backend)
+        with reading() as progress:
+            dataset = load_dataset(name, backend=backend, progress=progress)
+        print(json.dumps(dataset_statistics(dataset), indent=1))
+
+
+@data.command()
+def convert(
+    source: Annotated[
+        Path, path_argument(help="A vault's folder ({map}.vlt/{uid}) or an HDF5 file.")
+    ],
+    quality: Annotated[str, typer.Option(help="Its quality, such as medium.")],
+    task: Task = "2s3z",
+    backend: Backend = "smac",
+    out: Annotated[
+        Path | None, path_option(help="The file; else where --dataset QUALITY finds it.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the file if it is there.")
+    ] = False,
+) -> None:
+    """Writes a public dataset as one compressed HDF5 file in CFCQL's layout, with its card.
+
+    Example: ovmse data convert vaults/og_marl/smac_v1/2s3z.vlt/Good --task 2s3z --quality good
+    """
+    from ovmse.datasets.card import write_card
+    from ovmse.datasets.hdf5 import write_dataset
+    from ovmse.envs.base import EnvSpec
+
+    with one_sentence():
+        known_backend(backend)
+        out = out or data_folder(backend) / f"{task}_{quality}.h5"
+        if out.exists() and not force:
+            raise UserError(f"{out} is there already; --force replaces it")
+        with reading() as progress:
+            read = load_dataset(source, progress=progress)
+        spec = EnvSpec(
+            task, backend, read.n_agents, read.n_actions, read.obs_size, read.state_size,
+            read.episode_limit,
+        )  # fmt: skip
+        check_source(source, read.attrs, task, backend)
+        origin = {"quality": quality, "source": source.name, "source_sha256": read.checksum}
+        write_dataset(out, read.episodes, spec, origin)
+        card = out.with_suffix(".md")
+        write_card(load_dataset(out.resolve()), card)
+        print(f"The dataset is {out}, its card {card}.")
 
 
 def known_backend(name: str) -> None:

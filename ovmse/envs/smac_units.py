@@ -48,6 +48,14 @@ MAPS: dict[str, tuple[Team, Team]] = {
     ),
     "2c_vs_64zg": ((("colossus", 2),), (("zergling", 64),)),
 }
+# The most steps of a battle.
+LIMITS = {
+    "2s3z": 120, "3s5z": 150, "5m_vs_6m": 70, "6h_vs_8z": 150, "3m": 60, "8m": 120, "25m": 150,
+    "8m_vs_9m": 120, "10m_vs_11m": 150, "27m_vs_30m": 180, "MMM": 150, "MMM2": 180,
+    "3s5z_vs_3s6z": 170, "3s_vs_3z": 150, "3s_vs_4z": 200, "3s_vs_5z": 250, "2m_vs_1z": 150,
+    "corridor": 400, "2s_vs_1sc": 300, "so_many_baneling": 100, "bane_vs_bane": 200,
+    "2c_vs_64zg": 400,
+}  # fmt: skip
 FULL = {"stalker": (80, 80), "zealot": (100, 50), "colossus": (200, 150)}  # health, shield
 MOVES = ("no-op", "stop", "north", "south", "east", "west")  # then one attack for each enemy
 # The map's size, then that of its playable part; a game says its own (see ``decoder``).
