@@ -153,7 +153,8 @@ def _battles(
 ) -> Iterator[dict[str, np.ndarray]]:
     """The rows of one battle after another; the last may be unfinished."""
     step = sum(math.prod(a.shape[2:]) * a.dtype.numpy_dtype.itemsize for a in arrays.values())
-    count, kept, begin = max(1, READ_BYTES // step), [], 0
+    count = max(1, READ_BYTES // step)
+    kept: list[dict[str, np.ndarray]] = []
     for start in range(0, total, count):
         block = {
             name: _read(path, name, array[0, start : min(start + count, total)])

@@ -57,6 +57,13 @@ class _Game:
     deadline: float
     stage: int = STARTING
     seed: int = 0
+    patience: float = 0.0  # the channel's time-out; setting it costs a system call
+
+    def wait(self, seconds: float) -> None:
+        """What is sent and read next may take so long."""
+        if seconds != self.patience:
+            self.channel.settimeout(seconds)
+            self.patience = seconds
 
 
 class SmacEnv:
@@ -144,7 +151,9 @@ class SmacEnv:
         for slot in acting:
             try:
                 if slot not in lost:
-                    self._receive(slot, deadline)
+                    # One that is silent makes the others' silence last no longer.
+                    late = time.monotonic() > deadline
+                    self._receive(slot, 1e-3 if late else STEP_SECONDS)
             except _Failed as error:
                 lost[slot] = str(error)
         for slot, reason in lost.items():
@@ -297,7 +306,7 @@ class SmacEnv:
         """What a child says that starts or begins a battle."""
         game = self._game(slot)
         if game.stage != STARTING:
-            self._receive(slot, game.deadline)
+            self._receive(slot, STEP_SECONDS)
             record = self._record[slot]
             if record["created"]:
                 self.seeds[slot].append(game.seed)
@@ -307,9 +316,9 @@ class SmacEnv:
                 self._geometry[:] = record["map"].tolist()
             return
         head = bytearray(1 + wire.LENGTH.size)
-        self._read(game, memoryview(head), game.deadline)
+        self._read(game, memoryview(head), LAUNCH_SECONDS)
         hello = bytearray(*wire.LENGTH.unpack_from(head, 1))
-        self._read(game, memoryview(hello), game.deadline)
+        self._read(game, memoryview(hello), LAUNCH_SECONDS)
         sizes = json.loads(hello)
         if self._sizes not in ({}, sizes):
             raise _Failed(f"its sizes are {sizes}, before they were {self._sizes}")
@@ -318,17 +327,17 @@ class SmacEnv:
         if self._started:
             self._begin(slot)
 
-    def _receive(self, slot: int, deadline: float) -> None:
+    def _receive(self, slot: int, seconds: float) -> None:
         """A record, which makes the battle ready."""
         game = self._game(slot)
-        self._read(game, self._views[slot], deadline)
+        self._read(game, self._views[slot], seconds)
         game.stage = READY
 
-    def _read(self, game: _Game, view: memoryview, deadline: float) -> None:
+    def _read(self, game: _Game, view: memoryview, seconds: float) -> None:
         """Fills the view; raises _Failed where the child says so, has ended or is silent."""
         channel = game.channel
         try:
-            channel.settimeout(max(1e-3, deadline - time.monotonic()))
+            game.wait(seconds)
             if (got := wire.receive(channel, view)) == len(view) and view[:1] not in _BAD:
                 return
             said = bytes(view[:got])
@@ -348,7 +357,7 @@ class SmacEnv:
     def _send(self, slot: int, command: bytes, stage: int, seconds: float) -> None:
         self._at(slot, stage, seconds)
         try:
-            self._game(slot).channel.settimeout(STEP_SECONDS)
+            self._game(slot).wait(STEP_SECONDS)
             self._game(slot).channel.sendall(command)
         except OSError:
             raise _Failed("its process has ended") from None
