@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pandas as pd
 from IPython.display import Markdown, display
 
 from analysis.charts.theme import label
 from analysis.tables import WHO, mean_curves, measured, named, per_cent
+from ovmse.errors import UserError
 
 
 def say(sentence: str, instead: bool = False) -> None:
@@ -14,40 +18,79 @@ def say(sentence: str, instead: bool = False) -> None:
     display(Markdown(f"**Answer.** {sentence}"), display_id="answer", update=instead)
 
 
+def tell(sentence: str) -> None:
+    """Shows what a section of a notebook found, before its chart."""
+    display(Markdown(sentence))
+
+
+@contextmanager
+def or_why_not() -> Iterator[None]:
+    """A section of a notebook that needs what not every run has: where it cannot be shown, one
+    sentence says why, and the notebook goes on."""
+    try:
+        yield
+    except UserError as error:
+        tell(f"Not shown here: {error}.")
+
+
 def trained(table: pd.DataFrame) -> str:
-    """How one run began, where it was lowest and how it ended, in test battles won."""
-    rows = measured(table, "test_win_rate")
+    """How one run began, where it was lowest or highest, and how it ended, in test battles won."""
+    rows = _tested(measured(table, "test_win_rate"))
     wins, steps = rows.test_win_rate.to_numpy(), rows.env_steps.to_numpy()
     name = f"{label(rows.algorithm.iloc[0])} (seed {rows.seed.iloc[0]})"
     if not wins.any():
         return f"{name} won no test battle in its {steps[-1]:,} online steps."
-    low, fell = int(wins.argmin()), ""
-    if 0 < low < len(wins) - 1:
-        fell = f", fell to {per_cent(wins[low])} after {steps[low]:,} steps"
+    turns = {}  # below both ends, or above both
+    if wins.min() < min(wins[0], wins[-1]):
+        turns[int(wins.argmin())] = "fell to"
+    if wins.max() > max(wins[0], wins[-1]):
+        turns[int(wins.argmax())] = "rose to"
+    between = "".join(
+        f", {turned} {per_cent(wins[at])} after {steps[at]:,} steps"
+        for at, turned in sorted(turns.items())
+    )
     return (
-        f"{name} won {per_cent(wins[0])} of its test battles before any online step{fell}, and "
+        f"{name} won {per_cent(wins[0])} of its test battles before any online step{between}, and "
         f"{per_cent(wins[-1])} after {steps[-1]:,} steps."
     )
 
 
+def _tested(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows, if there are any."""
+    if rows.empty:
+        raise UserError("no run has an online test yet: there is nothing to answer from")
+    return rows
+
+
 def kept_wins(table: pd.DataFrame) -> str:
     """Which share of its wins each algorithm keeps, the last test over the first of the mean curve,
-    and its lowest point; who keeps most stands first."""
-    means, parts = mean_curves(table, "test_win_rate"), []
+    and its lowest point; who keeps most stands first. Runs of different lengths say their own."""
+    means, parts = _tested(mean_curves(table, "test_win_rate")), []
+    ends = means.groupby(list(WHO)).env_steps.max()
+    together = ends.nunique() == 1
     for who, curve in means.groupby(list(WHO), sort=False):
         first, low, last = curve["mean"].iloc[0], curve["mean"].min(), curve["mean"].iloc[-1]
         share = last / first if first else 0.0
         said = f"keeps {per_cent(share)} of its wins" if first else "had no wins to keep"
         change = f"{100 * first:.0f} → {per_cent(last)} of test battles won"
+        if not together:
+            said += f" after {curve.env_steps.iloc[-1]:,} online steps"
         if low < min(first, last):
             change += f", lowest {per_cent(low)}"
         parts.append((-share, f"{named(*who)} {said} ({change})"))
-    few, most = means.seeds.min(), means.seeds.max()
-    seeds = (
-        "one seed" if most == 1 else f"{most} seeds" if few == most else f"{few} to {most} seeds"
-    )
-    after = f"After {means.env_steps.max():,} online steps ({seeds} each) "
+    seeds = seeds_each(means.seeds)
+    after = f"After {ends.max():,} online steps ({seeds} each) "
+    if not together:
+        after = f"{seeds[0].upper()}{seeds[1:]} each: "
     return after + "; ".join(text for _, text in sorted(parts)) + "."
+
+
+def seeds_each(counts: pd.Series) -> str:
+    """How many seeds the lines have: "one seed", "3 seeds", "2 to 3 seeds"."""
+    few, most = counts.min(), counts.max()
+    if most == 1:
+        return "one seed"
+    return f"{most} seeds" if few == most else f"{few} to {most} seeds"
 
 
 def explored(name: str, at_once: pd.DataFrame, steps: int, costs: pd.DataFrame) -> str:

@@ -33,12 +33,28 @@ class Battle:
     empty where it has none that is exact. A branch begins from these.
     alone: whether these hold the battle's chance too, so that it can be played again as it was;
     battles that share one stream of chance can only be branched with a new one.
+    action_names: as of ``EnvSpec``.
     """
 
     episode: Episode
     units: Sequence[Units]
     before: Sequence[list[np.ndarray]]
     alone: bool = True
+    action_names: tuple[str, ...] = ()
+
+    @property
+    def agents(self) -> list[str]:
+        """Each agent's name, from 1 as in every chart: `1 stalker`, or only the number where units
+        are not decoded."""
+        kinds = self.units[0].unit_type if self.units else ()
+        count = self.episode.actions.shape[1]
+        return [" ".join([str(n + 1), *kinds[n : n + 1]]) for n in range(count)]
+
+    @property
+    def actions(self) -> list[str]:
+        """Each action's name; its number where it has none."""
+        count = self.episode.avail_actions.shape[-1]
+        return list(self.action_names) or [f"action {n}" for n in range(count)]
 
 
 @dataclass(frozen=True)
@@ -52,6 +68,12 @@ class Opinion:
     memory: np.ndarray
     td_target: np.ndarray
     returns: np.ndarray
+
+    def greedy(self, episode: Episode) -> np.ndarray:
+        """The greedy actions ``[L, N]``: as recorded, else of the largest ``Q_i``."""
+        if episode.exploration is not None:
+            return episode.exploration.greedy
+        return np.where(episode.avail_actions[:-1], self.q_agents, -np.inf).argmax(-1)
 
 
 def record(
@@ -93,7 +115,8 @@ def record_with(
                 states, before[slot] = before[slot], []
                 if left[slot] > 0:
                     left[slot] -= 1
-                    found.append(Battle(episode, _decoded(env.spec, episode), states, alone))
+                    units, names = _decoded(env.spec, episode), env.spec.action_names
+                    found.append(Battle(episode, units, states, alone, names))
     return found
 
 

@@ -27,7 +27,9 @@ def main(
         list[str] | None,
         typer.Option("--parameter", "-p", help="NAME=VALUES instead of the grid's: seed=0..2"),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Runs at once, 1.2 GB each.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Runs at once, 1.2 GB each.")
+    ] = None,
 ) -> None:
     """Trains OVMSE and its rivals on 2s3z medium and draws the paper's Figure 1."""
     with one_sentence("demo"), stoppable():

@@ -11,9 +11,13 @@ import pandas as pd
 from analysis.each import Runs, beside, each_snapshot
 from analysis.snapshots import Snapshots
 from analysis.tables import curves
+from ovmse.runs.reading import RunError
 from ovmse.training.phase import FixedBattles
 
 REPLAYED = ["q_fixed", "mc_fixed", "q_ended", "mc_ended"]
+# How far a replay may lie from what training recorded, as a share of it (or of 1 where that is
+# smaller): the rounding of another machine, or of weights that are kept in half precision.
+WHOLE, HALF = 1e-3, 1e-2
 
 
 def replay(runs: Runs) -> pd.DataFrame:
@@ -44,6 +48,18 @@ def replay(runs: Runs) -> pd.DataFrame:
 def replayed_curves(runs: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """The table of ``analysis.tables.curves`` with the columns of ``replay`` measured anew, for the
     online rows that have a snapshot; the `q_fixed` that training recorded is kept as `q_recorded`.
-    Runs from scratch keep their rows without them."""
-    table = curves(runs).rename(columns={"q_fixed": "q_recorded"})
-    return beside(table, replay(runs))
+    Runs from scratch keep their rows without them. Raises RunError where the two disagree: then a
+    snapshot, the fixed battles or what was recorded is not what training made."""
+    table, found = curves(runs).rename(columns={"q_fixed": "q_recorded"}), replay(runs)
+    both = found.merge(table[table.phase == "online"][["run", "env_steps", "q_recorded"]])
+    of: Snapshots | None = None
+    for row in both.dropna(subset="q_recorded").itertuples():
+        if of is None or str(of.run) != row.run:
+            of = Snapshots(row.run)
+        share = HALF if of.in_half_precision(row.env_steps) else WHOLE
+        if not abs(row.q_fixed - row.q_recorded) <= share * max(1.0, abs(row.q_recorded)):
+            raise RunError(
+                f"{of.files[row.env_steps]}: the fixed battles are worth {row.q_fixed:.4f} to it, "
+                f"and training recorded {row.q_recorded:.4f}: one of them is not what training made"
+            )
+    return beside(table, found)

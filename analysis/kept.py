@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -17,18 +18,25 @@ from ovmse.runs.files import read_json, write_json
 def kept(run: Path, name: str) -> Iterator[dict[str, Any]]:
     """A dictionary of JSON values that is read from, and put back into, `run/cache/NAME.json`.
 
-    It is put back after an interrupt too. Where it cannot be read it is empty, and where it cannot
-    be written (shipped runs on a read-only disk) everything is computed again the next time.
+    It is put back after an interrupt too. Each value carries its SHA-256 there: one that is not as
+    it was written is not held, so it is computed again. Where the file cannot be read nothing is
+    held, and where it cannot be written (shipped runs on a read-only disk) everything is computed
+    again the next time.
     """
     path = run / "cache" / f"{name}.json"
-    held = read_json(path)
+    found = {n: one for n, one in read_json(path).items() if isinstance(one, dict)}
+    held = {n: one["value"] for n, one in found.items() if one.get("sum") == _sum(one.get("value"))}
     before = len(held)
     try:
         yield held
     finally:
         if len(held) > before:
             with contextlib.suppress(OSError):
-                write_json(path, held)
+                write_json(path, {n: {"value": v, "sum": _sum(v)} for n, v in held.items()})
+
+
+def _sum(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def key(*parts: str | float | Path) -> str:

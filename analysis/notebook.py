@@ -16,16 +16,23 @@ from ovmse.config import did_you_mean
 from ovmse.errors import UserError
 from ovmse.runs.files import DATA_DIR, PROJECT, RUNS, from_project, named_path
 from ovmse.runs.reading import find_runs
-from ovmse.sweep.notebook_source import assigned
+
+SHIPPED = ("runs", "figure1")  # folders of runs in data/
+
+# The line by which the cell of the parameters is known, in the source that a kernel remembers. A
+# kernel does not know which cells of its document are tagged.
+OWN = "# Parameters of this notebook"
+INJECTED = "# Parameters\n"  # papermill's own first line, of the cell that it adds after that one
 
 
 def parameters(namespace: dict[str, Any], known: Iterable[str]) -> dict[str, Any]:
     """The parameters of a notebook with their values, as its cells say them now.
 
-    They come from the source of the parameters cell and of the one that papermill injects after
-    it, as they were last run. What only the kernel still knows, because its line was deleted or
-    another cell assigned it, does not count. A name that is not known raises UserError with one
-    sentence (papermill only warns). `namespace` is the notebook's `globals()`.
+    They come from the source of the parameters cell, which holds the line `OWN`, and of the one
+    that papermill injects after it, as they were last run. What only the kernel still knows,
+    because its line was deleted or another cell assigned it, does not count. `namespace` is the
+    notebook's `globals()`. Raises UserError with one sentence if there is no such cell, or where it
+    holds anything but plain assignments to names that are known (papermill only warns).
     """
     _show_sentences_first()
     known, history = list(known), namespace.get("In", [])
@@ -33,37 +40,51 @@ def parameters(namespace: dict[str, Any], known: Iterable[str]) -> dict[str, Any
         return from_project({name: namespace[name] for name in known if name in namespace})
     scope = dict(namespace)
     given: dict[str, Any] = {}
-    for source in _cells_of_parameters(history, known):
-        names = assigned(source)
-        for name in names:
-            if name not in known:
-                hint = did_you_mean(name, known)
-                raise UserError(f"the notebook has no parameter {name!r}{hint}")
+    for source in _cells_of_parameters(history):
+        names = _assigned(source, known)
         exec(source, scope)  # the person's own cell, which has just run here
         given |= {name: scope[name] for name in names}
     return from_project(given)
 
 
-def _cells_of_parameters(history: Sequence[str], known: list[str]) -> list[str]:
+def _cells_of_parameters(history: Sequence[str]) -> list[str]:
     """The last parameters cell that was run, and what papermill injected after it."""
-    cells: list[str] = []
+    own = injected = ""
     for source in history:
-        if source.startswith("# Parameters\n"):
-            cells = [*cells[:1], source]
-        elif _declares(source, known):
-            cells = [source]
-    return cells
+        if OWN in source:
+            own, injected = source, ""
+        elif source.startswith(INJECTED):
+            injected = source
+    if not own:
+        raise UserError(f"no cell with the line {OWN!r} was run: run the cell of the parameters")
+    return [own, injected]
 
 
-def _declares(source: str, known: list[str]) -> bool:
-    """Whether a cell is the one of the parameters: assignments alone, a known one annotated."""
+def _assigned(source: str, known: list[str]) -> list[str]:
+    """The names that the cell assigns, if that is all it does."""
     try:
         body = ast.parse(source).body
-    except SyntaxError:
-        return False
-    annotated = {ast.unparse(line.target) for line in body if isinstance(line, ast.AnnAssign)}
-    plain = all(isinstance(line, ast.AnnAssign | ast.Assign) for line in body)
-    return plain and not annotated.isdisjoint(known)
+    except SyntaxError as error:
+        raise UserError(f"the cell of the parameters is not plain Python ({error.msg})") from None
+    names = []
+    for line in body:
+        targets: list[ast.expr] = []
+        if isinstance(line, ast.Assign):
+            targets = line.targets
+        elif isinstance(line, ast.AnnAssign) and line.value is not None:
+            targets = [line.target]
+        found = [target.id for target in targets if isinstance(target, ast.Name)]
+        if not found or len(found) < len(targets):
+            what = ast.unparse(line).split("\n")[0]
+            raise UserError(
+                f"the cell of the parameters holds {what!r}, allowed: NAME = VALUE; put anything "
+                "else into a cell of its own"
+            )
+        names += found
+    for name in names:
+        if name not in known:
+            raise UserError(f"the notebook has no parameter {name!r}{did_you_mean(name, known)}")
+    return names
 
 
 def _show_sentences_first() -> None:
@@ -92,9 +113,13 @@ def runs_folder(given: str, default: str) -> Path:
 def runs_given(given: str | list[str]) -> list[Path]:
     """The runs of a folder, or those of a list; nothing given means the runs that ship."""
     if not isinstance(given, str):
+        if not isinstance(given, list) or not all(isinstance(p, str | Path) for p in given):
+            raise UserError(f"runs: got {given!r}, allowed: a folder, or a list of run directories")
         return find_runs(PROJECT / named_path(path, "runs") for path in given)
-    shipped = [DATA_DIR / name for name in ("runs", "figure1")]
-    return find_runs(runs_folder(given, "") if given else next(d for d in shipped if d.exists()))
+    if given:
+        return find_runs(runs_folder(given, ""))
+    shipped = [DATA_DIR / name for name in SHIPPED]
+    return find_runs(next((folder for folder in shipped if folder.exists()), shipped[0]))
 
 
 def whole(given: dict[str, Any], name: str, least: int) -> int:
@@ -106,6 +131,8 @@ def whole(given: dict[str, Any], name: str, least: int) -> int:
 
 def run_given(name: str, runs: Sequence[Path]) -> Path:
     """The run of that name (its folder's); nothing given means the first."""
+    if not isinstance(name, str):
+        raise UserError(f"run: got {name!r}, allowed: the name of a run")
     if not name:
         return runs[0]
     found = [run for run in runs if run.name == name]

@@ -14,6 +14,7 @@ from ovmse.datasets.dataset import Dataset
 from ovmse.envs.base import EnvSpec
 from ovmse.episodes import Episode
 from ovmse.method.networks import QFunction
+from ovmse.runs.directory import read_tensors, require_whole
 from ovmse.runs.reading import RunError, read_config, snapshot_steps
 from ovmse.training.phase import FINAL_SNAPSHOT, FIXED_FILE, load_weights, network_sizes
 
@@ -22,7 +23,7 @@ MEMORY_FILE = f"snapshots/{FINAL_SNAPSHOT}.safetensors"
 
 def settings_of(stored: dict[str, Any]) -> Config:
     """The settings among what `config.json` of a run says."""
-    return Config(**{n: v for n, v in stored.items() if n in Config.model_fields})
+    return Config.from_parameters(**{n: v for n, v in stored.items() if n in Config.model_fields})
 
 
 class Snapshots:
@@ -72,6 +73,11 @@ class Snapshots:
             raise RunError(f"{self.run} has no snapshot yet")
         return min(self.files, key=lambda at: abs(at - env_steps))
 
+    def in_half_precision(self, env_steps: int) -> bool:
+        """Whether the snapshot after so many steps is kept in half precision, as shipped ones are.
+        Raises RunError if its file is no snapshot."""
+        return any(t.dtype == torch.float16 for t in read_tensors(self.files[env_steps]).values())
+
     def memory(self) -> QFunction:
         """The frozen offline network of eq. 4: the target network as offline training left it."""
         return self.load(self._of_pretraining(MEMORY_FILE), "target.")
@@ -82,14 +88,30 @@ class Snapshots:
         file = self.pretraining and self.pretraining / MEMORY_FILE
         return file if file and file.exists() else None
 
+    @property
+    def offline_file(self) -> Path:
+        """What `offline` loads."""
+        return self.memory_file or self.files[min(self.files)]
+
+    def offline(self) -> QFunction:
+        """The memory; where the run has come without its file, the network before the first online
+        update, which a target network lags behind by less than `offline_target_interval` updates.
+        """
+        return self.memory() if self.memory_file else self.network(min(self.files))
+
     def load(self, file: Path, prefix: str = "") -> QFunction:
-        """A frozen network with the weights of a file; `prefix` as in `load_weights`."""
+        """A frozen network with the weights of a snapshot; `prefix` as in `load_weights`.
+
+        Raises RunError if it is not what its run wrote.
+        """
+        require_whole(file.parents[1], [f"snapshots/{file.name}"])
         q = QFunction(self.spec, *network_sizes(self.config)).requires_grad_(False)
         load_weights(q, file, prefix)
         return q
 
     @cached_property
     def _dataset(self) -> Dataset:
+        require_whole(self.fixed_file.parent, [FIXED_FILE])
         return load_dataset(self.fixed_file)
 
     def _of_pretraining(self, name: str) -> Path:

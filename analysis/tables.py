@@ -25,17 +25,23 @@ def curves(source: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     Columns as in `ovmse.runs.tables.metrics_table`: `run`, the settings, `phase`, `env_steps`,
     `updates` and the measures; and `variant` (see `with_variants`). A path that ends in `.parquet`
     is what `ovmse runs --export` wrote.
-    Raises `ovmse.runs.reading.RunError` where there is no run.
+    Raises `ovmse.runs.reading.RunError` where there is no run, or none that has measured yet.
     """
     if isinstance(source, str | Path) and Path(source).suffix == ".parquet":
         if not Path(source).is_file():
             raise RunError(f"there is no file {source}")
-        table = pd.read_parquet(source)
+        try:
+            table = pd.read_parquet(source)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{source} is no readable Parquet file ({error})") from None
         missing = [name for name in COLUMNS if name not in table]
         if missing:
             raise UserError(f"{source} lacks the column {missing[0]}; export the runs anew")
         return with_variants(table)
-    return with_variants(metrics_table(find_runs(source)))
+    table = metrics_table(find_runs(source))
+    if table.empty:
+        raise RunError(f"no run in {source} has measured anything yet")
+    return with_variants(table)
 
 
 CONTROLS: dict[str, dict[Any, str]] = {
@@ -172,6 +178,22 @@ def mean_curves(table: pd.DataFrame, measure: str, phase: str = "online") -> pd.
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
+def at_the_end(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """A row for each line: `algorithm`, `variant` and, of the mean curve of each of `measures`, the
+    last point, with its lowest and highest as `x_min` and `x_max`."""
+    means = {name: mean_curves(table, name) for name in measures}
+    records = []
+    for who in lines(means[measures[0]]):
+        record: dict[str, Any] = dict(zip(WHO, who, strict=True))
+        for name, of in means.items():
+            mine = of[(of.algorithm == who[0]) & (of.variant == who[1])]["mean"]
+            if len(mine):
+                record |= {name: mine.iloc[-1]}
+                record |= {f"{name}_min": mine.min(), f"{name}_max": mine.max()}
+        records.append(record | {"name": named(*who)})
+    return pd.DataFrame(records)
+
+
 def lines(rows: pd.DataFrame) -> list[tuple[str, str]]:
     """The algorithms of `rows` with their variants, in the order of the table of algorithms."""
     pairs = set(zip(rows.algorithm, rows.variant, strict=True))
@@ -298,6 +320,68 @@ EXPLORATION: Columns = {
     "too_low": ("y − Q_tot there", "{:+.2f}".format),
     "change": ("change by one update", "{:+.2f}".format),
     "first_order": ("by gradient descent", "{:+.2f}".format),
+}
+
+_AGENTS = range(1, 11)
+# The same of the diagnostics in 02_q_drift. What stands in brackets there is the lowest and the
+# highest over training.
+DIAGNOSTICS: Columns = {
+    "algorithm": ("algorithm", label),
+    "variant": ("variant", str),
+    "seeds": ("seeds", str),
+    "third": ("of the battle", str),
+    "says": ("explanation", str),
+    "would": ("what it would show", str),
+    "wrong": ("what would show it wrong", str),
+    "snapshots": ("snapshots", str),
+    "goes": ("correlation with wins", "{:+.2f}".format),
+    "verdict": ("here it", str),
+    "first": ("won at first", per_cent),
+    "lowest": ("lowest", per_cent),
+    "lowest_at": ("at environment steps", "{:,.0f}".format),
+    "env_steps": ("environment steps", "{:,.0f}".format),
+    "win": ("won there", per_cent),
+    "last": ("won at last", per_cent),
+    "retention": ("lowest / first", per_cent),
+    "regained": ("last / first", per_cent),
+    "lost": ("lost on average", per_cent),
+    "bias": ("bias", lambda x: f"{100 * x:+.0f} %"),
+    "rank": ("rank", "{:.2f}".format),
+    "cut": ("cut by the time limit", per_cent),
+    "q_change": ("fixed-battle Q_tot moved", "{:+.2f}".format),
+    "change": ("Q_tot moved", "{:+.2f}".format),
+    "part_mixer": ("by the mixer", "{:+.2f}".format),
+    **{f"part_{i}": (f"by agent {i}", "{:+.2f}".format) for i in _AGENTS},
+    **{f"gain_{i}": (f"k of agent {i}", "{:.2f}".format) for i in _AGENTS},
+    **{f"below_{i}": (f"max Q − Q, agent {i}", "{:.2f}".format) for i in _AGENTS},
+    **{f"gap_{i}": (f"gap of {i}", "{:.2f}".format) for i in _AGENTS},
+    "over": ("Q_tot − G, fixed battles", "{:+.2f}".format),
+    "over_exploring": ("Q_tot − G, exploring", "{:+.2f}".format),
+    "mixer_share": ("mixer's share", per_cent),
+    "churn": ("otherwise", per_cent),
+    "churn_joint": ("joint actions", per_cent),
+    "since": ("since the last snapshot", per_cent),
+    **{f"churn_{i}": (f"agent {i}", per_cent) for i in _AGENTS},
+    "binds": ("memory exceeds y", per_cent),
+    "lift": ("lifts y by", "{:.2f}".format),
+    "remembered_error": ("Q_offline − G", "{:+.2f}".format),
+    "memory_wrong": ("Q_offline − G, exploring", "{:+.2f}".format),
+}
+
+# The same of a moment of a battle (`analysis.moments`).
+MOMENT: Columns = {
+    "step": ("step", str),
+    "agent": ("agent", str),
+    "health": ("health", per_cent),
+    "action": ("action", str),
+    "explored": ("at random", lambda drawn: "yes" if drawn else "no"),
+    "greedy": ("greedy action", str),
+    "q_taken": ("Q_i of the action", "{:.3f}".format),
+    "q_greedy": ("Q_i of the greedy one", "{:.3f}".format),
+    "q_tot": ("Q_tot", "{:.2f}".format),
+    "memory": ("offline memory", "{:.2f}".format),
+    "td_target": ("TD(λ) target", "{:.2f}".format),
+    "returns": ("return-to-go", "{:.2f}".format),
 }
 
 

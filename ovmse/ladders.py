@@ -29,7 +29,7 @@ from ovmse.errors import UserError
 from ovmse.method.learner import new_q_function
 from ovmse.method.networks import QFunction
 from ovmse.method.schedules import linear_decay
-from ovmse.runs.directory import RunDirectory
+from ovmse.runs.directory import RunDirectory, require_whole
 from ovmse.runs.files import replacing, write_json
 from ovmse.runs.reading import RunError, snapshot_steps
 from ovmse.training import Progress, finetune
@@ -90,6 +90,7 @@ def _measure_rungs(
 ) -> Iterator[Progress]:
     task, seed = config.task, config.seed
     q = new_q_function(env.spec, network_sizes(config), 0)
+    require_whole(work_dir)
     taken = snapshot_steps(work_dir)
     rungs = []
     for k in range(RUNGS + 1):

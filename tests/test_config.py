@@ -123,6 +123,10 @@ def test_quick_is_the_default_and_the_paper_scale_depends_on_the_task() -> None:
     assert make(task="6h_vs_8z").epsilon_anneal == make().epsilon_anneal
     assert make(task="6h_vs_8z", preset="paper", online_steps=10).online_steps == 10
     assert make(preset="paper").long_test_battles == 640
+    cut = {
+        (t, p): make(task=t, preset=p).cut_battles for t in ("2s3z", "6h_vs_8z") for p in PRESETS
+    }
+    assert [key for key, keep in cut.items() if not keep] == [("6h_vs_8z", "quick")]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -207,6 +211,7 @@ def test_pretraining_is_shared_by_what_it_does_not_depend_on() -> None:
     other = [{"seed": 1}, {"dataset": "medium_replay"}, {"task": "3s5z"}, {"cql_alpha": 0.3}]
     other += [{"offline_updates": 31}, {"gamma": 0.9}, {"hidden_size": 32}, {"fixed_battles": 4}]
     other += [{"cql_form": "counterfactual"}, {"algorithm": "macal_ql"}]
+    other += [{"cut_battles": False}]
     other += [{"cql_data_action": True}, {"offline_td_lambda": 0.1}, {"offline_lr": 1e-4}]
     for change in other:
         assert make(preset="tiny", **change).pretraining != base, change

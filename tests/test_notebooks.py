@@ -18,6 +18,7 @@ from papermill.parameterize import parameterize_notebook
 from analysis.charts.show import VEGALITE
 from analysis.drift import replay
 from analysis.notebook import parameters, runs_folder
+from ovmse.errors import UserError
 from ovmse.runs.reading import find_runs, read_config, read_metrics
 
 pytestmark = pytest.mark.slow
@@ -155,21 +156,52 @@ def test_folders_are_found_from_the_repository(monkeypatch: pytest.MonkeyPatch) 
     assert runs_folder("", "tiny/x") == Path("/elsewhere/tiny/x")
 
 
+OWN = "# Parameters of this notebook\n"
+KNOWN = ["seed", "lr", "runs"]
+LEFT = {"seed": 9, "lr": 0.1, "runs": "old", "x": 2}  # what the kernel still holds
+
+
+def now(*cells: str) -> dict:
+    return parameters({**LEFT, "In": ["", "import os", *cells, "x = 2"]}, KNOWN)
+
+
 def test_parameters_come_from_their_cells_alone() -> None:
-    known = ["seed", "lr", "runs"]
-    cell = "seed: int = 1\nlr: float | None = None\n"
-    left = {"seed": 9, "lr": 0.1, "runs": "old", "x": 2}  # what the kernel still holds
-
-    def now(*cells: str) -> dict:
-        return parameters({**left, "In": ["", "import os", *cells, "x = 2"]}, known)
-
+    cell = OWN + "seed: int = 1\nlr: float | None = None\n"
     assert now(cell) == {"seed": 1, "lr": None}
     assert now(cell, "# Parameters\nseed = 3\n") == {"seed": 3, "lr": None}
-    assert now(cell, "seed = 4") == {"seed": 1, "lr": None}  # a cell of somebody's own
-    assert now(cell, "seed: int = 2\n") == {"seed": 2}  # a line was deleted, the cell run again
-    assert now("seed: int = x + 1") == {"seed": 3}
-    assert parameters({**left, "In": [""]}, known) == {"seed": 9, "lr": 0.1, "runs": "old"}
-    assert now("x = 1") == {}  # every line was deleted: what the notebook takes for granted
-    for wrong in ((cell, "# Parameters\nsede = 3\n"), (cell + "sede = 3\n",)):
-        with pytest.raises(ValueError, match="no parameter 'sede'; did you mean 'seed'"):
-            now(*wrong)
+    for own in ("seed = 4", "seed: int = 4"):  # a cell of somebody's own
+        assert now(cell, own) == now(own, cell) == {"seed": 1, "lr": None}
+    assert now(cell, OWN + "seed: int = 2\n") == {"seed": 2}  # a line was deleted, run again
+    assert now(OWN + "seed = 2") == {"seed": 2}  # no annotation
+    assert now(OWN + "seed: int = x + 1") == {"seed": 3}
+    assert now(cell, OWN) == {}  # every line was deleted: what the notebook takes for granted
+    assert parameters({**LEFT, "In": [""]}, KNOWN) == {"seed": 9, "lr": 0.1, "runs": "old"}
+
+
+OTHERWISE = ["import os", "print(seed)", '"How I set it."', "if seed: seed = 2", "seed += 1"]
+OTHERWISE += ["lr: float", "seed, lr = 1, 2", "runs[0] = ''", "for seed in (1, 2): pass"]
+
+
+@pytest.mark.parametrize("line", OTHERWISE)
+def test_what_is_no_plain_assignment_in_the_cell_of_parameters_is_said(line: str) -> None:
+    with pytest.raises(UserError, match="the cell of the parameters holds .*, allowed: NAME = "):
+        now(OWN + "seed: int = 1\n" + line + "\nlr: float = 0.1")
+
+
+def test_a_cell_of_parameters_that_is_unknown_wrong_or_missing_is_said() -> None:
+    own, wrong = OWN + "seed: int = 1\n", "# Parameters\nsede = 3\n"
+    for cells in ((own, wrong), (own + "sede = 3\n",), (OWN + "sede: int = 3\n",)):
+        with pytest.raises(UserError, match="no parameter 'sede'; did you mean 'seed'"):
+            now(*cells)
+    for cells in ((), ("seed: int = 1",), (wrong,)):
+        with pytest.raises(UserError, match="no cell with the line '# Parameters of this"):
+            now(*cells)
+    with pytest.raises(UserError, match="is not plain Python"):
+        now(own, OWN + "seed: int = ")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_has_the_line_by_which_its_parameters_are_known(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
+    [tagged] = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
+    assert tagged.source.startswith(OWN.strip())

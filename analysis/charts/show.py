@@ -15,6 +15,7 @@ from analysis.charts import theme
 from analysis.tables import READABLE, Columns, readable
 
 VEGALITE = "application/vnd.vegalite.v5+json"
+VEGA = "application/vnd.vega.v5+json"
 VL_VERSION = "5.20"  # of the PNG and of the exported page; JupyterLab brings its own
 
 
@@ -43,9 +44,22 @@ def mimebundle(chart: alt.TopLevelMixin) -> dict:
     return {VEGALITE: spec, "image/png": base64.b64encode(png(spec)).decode()}
 
 
+def vega_mimebundle(spec: dict) -> dict:
+    """The same of a Vega specification."""
+    return {VEGA: spec, "image/png": base64.b64encode(vega_png(spec)).decode()}
+
+
 def png(spec: dict) -> bytes:
     """The chart of `spec` as a PNG in the few inks of the theme: a seventh of vl-convert's own."""
-    raw = vl_convert.vegalite_to_png(theme.on_paper(spec), vl_version=VL_VERSION)
+    return _few_inks(vl_convert.vegalite_to_png(theme.on_paper(spec), vl_version=VL_VERSION))
+
+
+def vega_png(spec: dict) -> bytes:
+    """The same of a Vega specification."""
+    return _few_inks(vl_convert.vega_to_png(theme.on_paper(spec)))
+
+
+def _few_inks(raw: bytes) -> bytes:
     picture = Image.open(io.BytesIO(raw)).convert("RGB")
     inks = Image.new("P", (1, 1))
     inks.putpalette([level for ink in theme.inks() for level in ink])

@@ -17,11 +17,12 @@ from pygments.formatters import HtmlFormatter
 from traitlets.config import Config
 
 from analysis.charts import theme
-from analysis.charts.show import VEGALITE, VL_VERSION
+from analysis.charts.show import VEGA, VEGALITE, VL_VERSION
 from ovmse import __version__
 from ovmse.runs.files import PROJECT, replacing
 
 EXPOSE = "window.vegaEmbed = vegaEmbed;"
+CHARTS = (VEGALITE, VEGA)
 TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -39,7 +40,7 @@ def write_report(notebook_path: str | Path, html_path: str | Path) -> Path:
     notebook = nbformat.read(source, as_version=4)
     config = Config()
     config.NbConvertBase.display_data_priority = [
-        VEGALITE,
+        *CHARTS,
         "text/html",
         "text/markdown",
         "image/svg+xml",
@@ -56,11 +57,14 @@ def write_report(notebook_path: str | Path, html_path: str | Path) -> Path:
         embed_images=True,
     )
     drawn = any(
-        VEGALITE in out.get("data", {}) for c in notebook.cells for out in c.get("outputs", ())
+        not out.get("data", {}).keys().isdisjoint(CHARTS)
+        for c in notebook.cells
+        for out in c.get("outputs", ())
     )
     resources = {
         "page_title": _title(notebook) or source.stem,
-        "chart_type": VEGALITE,
+        "vega_type": VEGA,
+        "vegalite_type": VEGALITE,
         "style": f"--ink: {theme.INK}; --quiet: {theme.QUIET}; --font: {theme.FONT};",
         "code_css": HtmlFormatter().get_style_defs(".highlight"),
         "dark_code_css": HtmlFormatter(style="github-dark").get_style_defs(".highlight"),

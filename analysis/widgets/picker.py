@@ -6,34 +6,33 @@ import time
 from html import escape
 from pathlib import Path
 
-import pandas as pd
 from IPython.display import display
 from ipywidgets import HTML, SelectMultiple, VBox
 
-from analysis.charts.show import show_text
 from analysis.charts.theme import STYLES, label
+from analysis.notebook import SHIPPED
 from analysis.tables import per_cent
 from analysis.widgets.live import has_front_end
 from ovmse.runs.files import DATA_DIR, PROJECT, RUNS
 from ovmse.runs.listing import ListedRun, list_runs
 
-SHOWN = 12  # lines of the list before it scrolls, and of the table where nobody can
+SHOWN = 12  # lines of the list before it scrolls
 
 
 def pick_runs(*folders: str | Path) -> None:
     """Lists the runs of `folders` (by default those made here, then the shipped ones).
 
-    With a person in front they can be marked, and the line to put into the parameters cell stands
-    below: what the notebook shows is always what that cell says. Elsewhere the newest are a table.
+    They can be marked, and the line to put into the parameters cell stands below: what the notebook
+    shows is always what that cell says. Where no person is in front to mark any, nothing is shown.
     """
-    chosen = [Path(f) for f in folders or (RUNS, DATA_DIR / "runs") if Path(f).is_dir()]
+    if not has_front_end():
+        return
+    places = folders or (RUNS, *(DATA_DIR / name for name in SHIPPED))
+    chosen = [Path(folder) for folder in places if Path(folder).is_dir()]
     runs = [run for folder in chosen for run in list_runs(folder) if run.env_steps is not None]
     runs.sort(key=lambda run: run.age)
     if not runs:
         print("There are no runs yet: notebook 01_train makes one.")
-        return
-    if not has_front_end():
-        show_text(pd.DataFrame([_row(run) for run in runs[:SHOWN]]))
         return
     rows = [tuple(_row(run).values()) for run in runs]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

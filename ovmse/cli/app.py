@@ -41,6 +41,9 @@ def given_path(text: str) -> Path:
 path_argument = partial(typer.Argument, parser=given_path)
 path_option = partial(typer.Option, parser=given_path, metavar="PATH")
 
+# What an option can bear: episodes are held in memory, 0.1 MB each, and a worker takes 1.2 GB.
+MOST_EPISODES, MOST_WORKERS, MOST_SECONDS = 100_000, 256, 1e9
+
 Task = Annotated[str, typer.Option(help="The map, such as 2s3z.")]
 Backend = Annotated[str, typer.Option(help=f"One of {', '.join(BACKENDS)}.")]
 
@@ -96,7 +99,8 @@ def sweep(
         Path | None, path_option(help="Where the runs go; else runs/GRID_SCALE.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Runs at once here; else one for each core.")
+        int | None,
+        typer.Option(min=1, max=MOST_WORKERS, help="Runs at once here; else one for each core."),
     ] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="A Dask cluster's address, such as tcp://node1:8786.")
@@ -104,7 +108,9 @@ def sweep(
     timeout: Annotated[
         float | None,
         typer.Option(
-            min=1, help="Seconds for one notebook, its waiting for a pre-training included."
+            min=1,
+            max=MOST_SECONDS,
+            help="Seconds for one notebook, its waiting for a pre-training included.",
         ),
     ] = None,
     retry_failed: Annotated[
@@ -216,7 +222,7 @@ def make(
     ladder: Annotated[
         Path | None, path_option(help="A folder of policies; else the shipped one of the map.")
     ] = None,
-    episodes: Annotated[int, typer.Option(min=1, help="Battles.")] = 2_000,
+    episodes: Annotated[int, typer.Option(min=1, max=MOST_EPISODES, help="Battles.")] = 2_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the battles.")] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the file if it is there.")

@@ -11,7 +11,8 @@
 A point becomes the last whole one when ``resume.json`` is replaced, which is atomic. Opening an
 unfinished run cuts ``metrics.jsonl`` and ``events.jsonl`` back to that point and drops later
 snapshots; nothing that the run did not write itself is removed. ``resume.json`` and ``result.json``
-hold the SHA-256 of what lies beside them, and damage is named. Nothing here is ever pickled.
+hold the SHA-256 of what lies beside them, taken when it was written, and damage is named. Nothing
+here is ever pickled.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from ovmse.runs.files import (
     replacing,
     write_json,
 )
-from ovmse.runs.reading import RunError, stored_config
+from ovmse.runs.reading import RunError, read_metrics, stored_config, written_sums
 
 LINES = ("metrics.jsonl", "events.jsonl")
 # What a run itself writes, and so may remove; whatever else lies there is somebody's.
@@ -107,8 +108,9 @@ class RunDirectory:
             require_whole(self.path, LINES)
             self._drop_resume_state()
             return
-        self._keep_snapshots(set(self._point["snapshots"]))
+        self._keep_snapshots(self._point["snapshots"])
         self._files, self._sums = {}, {}
+        self._snapshot_sums = {n: s for n, s in self._point["sums"].items() if "/" in n}
         for name in LINES:
             size = self._point["bytes"].get(name, 0)
             file = (self.path / name).open("a+b")
@@ -120,24 +122,24 @@ class RunDirectory:
             if len(before) < size:
                 raise RunError(f"{self.path / name} is shorter than its resume point: it was cut")
             if said is not None and self._sums[name].hexdigest() != said:
-                raise RunError(f"{self.path / name} is damaged: it is not what the run wrote")
+                raise RunError(f"{self.path / name} is {_lost(self.path / name)}")
             file.truncate(size)
             file.seek(0, os.SEEK_END)
 
     def _measured(self) -> bool:
         """Whether the run has left anything that its settings decide."""
-        lines = [self.path / name for name in LINES]
-        return self.begun or any(file.exists() and file.stat().st_size for file in lines)
+        return self.begun or any(_filled(self.path / name) for name in LINES)
 
-    def _keep_snapshots(self, listed: set[str]) -> None:
-        """Snapshots after the last whole point go, and every one before it must be there."""
-        folder = self.path / "snapshots"
-        for snapshot in folder.iterdir():
-            if _SNAPSHOT.fullmatch(snapshot.name) and snapshot.name not in listed:
+    def _keep_snapshots(self, listed: Sequence[str]) -> None:
+        """Snapshots after the last whole point go, and every one before it must be whole."""
+        for name in listed:
+            file = self.path / "snapshots" / name
+            if not file.exists():
+                raise RunError(f"{file} is missing, and resume.json lists it")
+            _require_sum(file, self._point["sums"].get(f"snapshots/{name}"))
+        for snapshot in _snapshots(self.path):
+            if snapshot.name not in listed:
                 snapshot.unlink()
-        for name in sorted(listed):
-            if not (folder / name).exists():
-                raise RunError(f"{folder / name} is missing, and resume.json lists it")
 
     def _require_same(self, config: dict[str, Any]) -> None:
         stored = stored_config(self.path)
@@ -186,10 +188,19 @@ class RunDirectory:
             if said != _sum_of(point):
                 raise RunError(f"{path} is damaged: it is not what the run wrote")
             return point
-        # A process that died at its first point leaves that one's files.
-        later = [f.name for f in folder.glob("*_*.safetensors") if not f.stem.endswith("_1")]
-        if later:
-            raise RunError(f"{path} is missing, but resume/ holds {min(later)}: put it back")
+        # A process that died at its first point leaves that one's files, rows and snapshot.
+        held = [f"resume/{f.name}" for f in folder.glob("*_*.safetensors")]
+        held = [name for name in held if not name.endswith("_1.safetensors")]
+        if len(taken := _snapshots(self.path)) > 1:
+            held.append(f"snapshots/{max(file.name for file in taken)}")
+        if (self.path / LINES[0]).exists():
+            rows = [row for row in read_metrics(self.path) if row.get("phase") == "online"]
+            held += [f"{len(rows)} online rows of {LINES[0]}"] if len(rows) > 1 else []
+        if held:
+            raise RunError(
+                f"{path} is missing, but {self.path} holds {held[0]}: put it back with its "
+                "resume/, or move the folder away to begin anew"
+            )
         return {"number": 0, "bytes": {}, "snapshots": [], "parts": [], "sums": {}, "meta": None}
 
     # Writing.
@@ -205,7 +216,9 @@ class RunDirectory:
 
     def snapshot(self, name: str, tensors: dict[str, Tensor]) -> None:
         """``snapshots/{name}.safetensors``."""
-        write_tensors(self.path / "snapshots" / f"{name}.safetensors", tensors)
+        file = self.path / "snapshots" / f"{name}.safetensors"
+        write_tensors(file, tensors)
+        self._snapshot_sums[f"snapshots/{file.name}"] = checksum(file)
 
     def save_point(
         self,
@@ -232,7 +245,8 @@ class RunDirectory:
         write_tensors(folder / state, tensors)
         names = [f"part_{p}.safetensors" for p in parts]
         known = self._point["sums"]
-        sums = {name: known.get(name) or checksum(folder / name) for name in names}
+        sums = dict(self._snapshot_sums)
+        sums |= {name: known.get(name) or checksum(folder / name) for name in names}
         sums[state] = checksum(folder / state)
         sizes = {}
         for name, file in self._files.items():
@@ -269,17 +283,22 @@ class RunDirectory:
     def _whole(self, path: Path) -> dict[str, Tensor]:
         """A part of the resume state, if it is what the run wrote."""
         tensors = read_tensors(path)
-        if checksum(path) != self._point["sums"].get(path.name):
-            raise RunError(f"{path} is damaged: it is not what the run wrote")
+        _require_sum(path, self._point["sums"].get(path.name, ""))
         return tensors
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Marks the run finished and drops the resume state."""
+        """Marks the run finished and drops the resume state.
+
+        Raises RunError, and the run stays unfinished, if a snapshot is no longer as it was written.
+        """
         for file in self._files.values():
             os.fsync(file.fileno())
         kept = [self.path / name for name in LINES]
         kept += [*_snapshots(self.path), *self.path.glob("*.h5")]
-        sums = {str(file.relative_to(self.path)): checksum(file) for file in kept}
+        sums = {file.relative_to(self.path).as_posix(): checksum(file) for file in kept}
+        for name, said in self._snapshot_sums.items():
+            if sums.get(name) != said:
+                raise RunError(f"{self.path / name} is {_lost(self.path / name)}")
         write_json(self.path / "result.json", {**result, "files": sums})
         self.finished = True
         self._drop_resume_state()
@@ -312,11 +331,18 @@ def _joined(before: str, now: str) -> str:
     return before if before.split(", ")[-1] == now else f"{before}, {now}"
 
 
+def _filled(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
+
+
 def _strangers(path: Path) -> list[str]:
     """What a directory holds that no run put there; nothing if it holds a run."""
     names = sorted(os.listdir(path))
     if "config.json" in names:
-        return []
+        begun = [n for n in ("result.json", "resume.json", *LINES) if _filled(path / n)]
+        # Every run has noted who made it, since it writes that down at all.
+        mine = begun or isinstance(read_json(path / "config.json").get("made_by"), dict)
+        return [] if mine else ["a config.json that no run wrote"]
     if "snapshots" in names and os.path.isdir(path / "snapshots"):
         names += [f"snapshots/{name}" for name in os.listdir(path / "snapshots")]
     # A notebook that trains here may already lie here with its log and what a sweep says of it, and
@@ -331,17 +357,28 @@ def _strangers(path: Path) -> list[str]:
 
 
 def require_whole(path: Path, names: Iterable[str] | None = None) -> None:
-    """Raises RunError if a file of a finished run, by default any, is not as it was written.
+    """Raises RunError if a file of a run, by default any, is not as it was written.
 
-    Runs of earlier versions did not write down what they should be.
+    ``result.json`` says what a finished run wrote, ``resume.json`` what an unfinished one did until
+    its last point. Runs of earlier versions did not write down what their files should be.
     """
-    said = read_json(path / "result.json").get("files", {})
+    said = written_sums(path)
+    sums = {} if said else read_json(path / "resume.json").get("sums")
+    if isinstance(sums, dict):
+        said = said or {name: one for name, one in sums.items() if "/" in name}
     for name in said if names is None else [n for n in names if n in said]:
-        file = path / name
-        if not file.is_file():
-            raise RunError(f"{file} is missing, and result.json lists it")
-        if checksum(file) != said[name]:
-            raise RunError(f"{file} is damaged: it is not what the run wrote")
+        if not (path / name).is_file():
+            raise RunError(f"{path / name} is missing, and result.json lists it")
+        _require_sum(path / name, said[name])
+
+
+def _require_sum(file: Path, said: str | None) -> None:
+    if said is not None and checksum(file) != said:
+        raise RunError(f"{file} is {_lost(file)}")
+
+
+def _lost(file: Path) -> str:
+    return "damaged: it is not what the run wrote" if file.exists() else "missing"
 
 
 def checksum(path: Path) -> str:

@@ -28,14 +28,15 @@ def from_project(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def named_path(given: str | Path, what: str = "path") -> Path:
-    """A path as a person names it, `~` being a home; raises UserError for what can be none."""
-    text = str(given)
+def named_path(given: str | Path, what: str = "") -> Path:
+    """A path as a person names it, `~` being a home; raises UserError for what can be none, which
+    begins with the name of the setting, `what`, where it has one."""
+    text, what = str(given), f"{what}: " if what else ""
     if "\0" in text:
-        raise UserError(f"{what}: got {text!r}, allowed: a path without a zero byte")
+        raise UserError(f"{what}got {text!r}, allowed: a path without a zero byte")
     if (path := os.path.expanduser(text)).startswith("~"):
         user = path[1:].split(os.sep)[0]
-        raise UserError(f"{what}: got {text!r}, allowed: a path; there is no user {user!r}")
+        raise UserError(f"{what}got {text!r}, allowed: a path; there is no user {user!r}")
     return Path(path)
 
 

@@ -62,6 +62,9 @@ def stored_config(path: str | Path) -> dict[str, Any]:
         raise RunError(f"{path} holds no readable config.json ({error})") from None
     if not isinstance(config, dict):
         raise RunError(f"{path}/config.json is not an object")
+    for name in ("algorithm", "pretrained"):
+        if not isinstance(config.get(name) or "", str):
+            raise RunError(f"{path}/config.json: {name} is {config[name]!r}, allowed: a text")
     made = config.get("made_by") or {}
     if not isinstance(made, dict) or not all(isinstance(v, str) for v in made.values()):
         raise RunError(f"{path}/config.json: made_by is {made!r}, allowed: an object of texts")
@@ -90,9 +93,17 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 def snapshot_steps(path: str | Path) -> list[tuple[int, Path]]:
     """``(env_steps, file)`` of the online snapshots of a run, in order. Raises RunError where a
     finished run lacks one that its ``result.json`` lists."""
-    files = sorted((Path(path) / "snapshots").glob("online_*.safetensors"))
-    listed = read_json(Path(path) / "result.json").get("files", {})
+    found = sorted((Path(path) / "snapshots").glob("online_*.safetensors"))
+    files = [file for file in found if file.stem.removeprefix("online_").isdecimal()]
+    listed = written_sums(path)
     there = {f"snapshots/{file.name}" for file in files}
     if gone := sorted(n for n in listed if n.startswith("snapshots/online_") and n not in there):
         raise RunError(f"{path} lacks {gone[0]}, which its result.json lists")
     return [(int(file.stem.removeprefix("online_")), file) for file in files]
+
+
+def written_sums(path: str | Path) -> dict[str, str]:
+    """The SHA-256 of the files of a finished run, as its ``result.json`` lists them by their path
+    from the run; empty for an unfinished one, and for one that did not write them down."""
+    said = read_json(Path(path) / "result.json").get("files")
+    return said if isinstance(said, dict) else {}

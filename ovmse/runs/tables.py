@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ovmse.config import Config, uses_data
 from ovmse.errors import UserError
 from ovmse.runs.files import replacing
-from ovmse.runs.reading import read_config, read_metrics
+from ovmse.runs.reading import RunError, read_config, read_metrics
 
 SETTINGS = list(Config.model_fields)
 MADE_BY = ["code", "torch", "numpy", "jax", "jaxmarl"]
@@ -54,10 +55,19 @@ def metrics_table(paths: Iterable[str | Path]) -> pd.DataFrame:
         about |= {name: made_by.get(name) for name in MADE_BY}
         if not uses_data(config["algorithm"], config["mixing_ratio"]):
             about["dataset"] = None
-        rows += [about | row for row in read_metrics(path)]
+        rows += [about | _measured(path, row) for row in read_metrics(path)]
     table = pd.DataFrame(rows)
     table = table.reindex(columns=COLUMNS).astype(dict.fromkeys(MEASURES, float))
     return table.sort_values(["run", "phase", "env_steps", "updates"], ignore_index=True)
+
+
+def _measured(path: str | Path, row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a run, if its numbers are numbers; else RunError."""
+    for name in ("env_steps", "updates", *MEASURES):
+        value = row.get(name)
+        if not isinstance(value, int | float) and (name == "env_steps" or value is not None):
+            raise RunError(f"{path}/metrics.jsonl is damaged: {name} is {value!r}")
+    return row
 
 
 def export(table: pd.DataFrame, path: Path) -> None:

@@ -44,6 +44,8 @@ def train(config: Config, run_dir: str | Path) -> Iterator[Progress]:
     with RunDirectory(run_dir, settings, wait=LAST_BREATH, notes=notes) as run:
         if run.finished:
             rows, total = read_metrics(run_dir), config.online_steps
+            if not rows:  # a run of an earlier version does not know what it wrote
+                raise RunError(f"{run_dir} is finished, but its metrics.jsonl is empty")
             note = "finished before: what it measured is read"
             yield Progress("online", total, total, "environment steps", rows[-1], note, rows)
             return

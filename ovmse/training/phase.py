@@ -139,12 +139,16 @@ def require_device(c: Config) -> None:
 
 
 def open_dataset(c: Config, spec: EnvSpec, per_batch: int) -> Dataset:
-    """The config's dataset; raises UserError if it holds fewer episodes than a batch takes."""
+    """The config's dataset, without cut battles if it says so; raises UserError if fewer episodes
+    are left than a batch takes."""
     dataset = load_dataset(dataset_path(c.task, c.dataset, c.backend), spec)
+    kind = "" if c.cut_battles else " that the time limit did not cut"
+    if not c.cut_battles:
+        dataset.episodes = [episode for episode in dataset.episodes if episode.terminated]
     if len(dataset.episodes) < per_batch:
         raise UserError(
             f"batch_size: a batch takes {per_batch} episodes of {dataset.path.name}, "
-            f"which holds {len(dataset.episodes)}"
+            f"which holds {len(dataset.episodes)}{kind}"
         )
     return dataset
 

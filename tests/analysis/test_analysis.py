@@ -146,6 +146,26 @@ def test_the_answer_says_what_is_kept_and_the_lowest_point(table):
     assert trained(one.assign(test_win_rate=0.0)).endswith(
         "no test battle in its 10,000 online steps."
     )
+    assert "online step, rose to 90 % after 5,000 steps, and 40 %" in trained(
+        one.assign(test_win_rate=[0.5, 0.9, 0.4])
+    )
+    short = few[(few.algorithm != "se") | (few.env_steps < 10_000)]
+    assert kept_wins(short).startswith(
+        "1 to 2 seeds each: OVMSE keeps 100 % of its wins after 10,000 online steps (50 → "
+    )
+    assert "SE keeps 33 % of its wins after 5,000 online steps (60 → 20 %" in kept_wins(short)
+
+
+def test_without_a_measurement_there_is_a_sentence(tmp_path):
+    write_runs(tmp_path, seeds=(0,))
+    offline = curves(tmp_path).assign(phase="offline")
+    for answer in (trained, kept_wins):
+        with pytest.raises(UserError, match="no run has an online test yet"):
+            answer(offline)
+    for file in tmp_path.rglob("metrics.jsonl"):
+        file.write_text("")
+    with pytest.raises(UserError, match="has measured anything yet"):
+        curves(tmp_path)
 
 
 def test_summary_counts_only_seeds_that_came_so_far(table):

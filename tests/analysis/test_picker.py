@@ -34,14 +34,26 @@ def test_what_is_marked_is_the_line_to_put_into_the_cell(
     assert line.value.count("runs/") == 2 and "[" in line.value
 
 
-def test_without_a_person_the_newest_are_a_table(
+def test_the_runs_made_here_and_those_that_ship_are_listed(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    tables = []
-    monkeypatch.setattr(picker, "show_text", tables.append)
-    picker.pick_runs(runs, runs / "not there")
-    [table] = tables
-    assert set(table.algorithm) == {"OVMSE", "SE", "Switch CQL", "MACQL"}
-    assert table["last win rate"].str.endswith(" %").all()
+    shown = []
+    monkeypatch.setattr(picker, "has_front_end", lambda: True)
+    monkeypatch.setattr(picker, "display", shown.append)
+    monkeypatch.setattr(picker, "RUNS", runs)
+    monkeypatch.setattr(picker, "DATA_DIR", runs.parent / "data")
+    for name in ("runs", "figure1"):
+        write_runs(runs.parent / "data" / name, seeds=(4,))
+    picker.pick_runs()
+    assert len(shown[0].children[0].options) == 12
     picker.pick_runs(runs.parent / "nothing")
     assert "no runs yet" in capsys.readouterr().out
+
+
+def test_without_a_person_nothing_is_shown(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    shown = []
+    monkeypatch.setattr(picker, "display", shown.append)
+    picker.pick_runs(runs)
+    assert not shown and capsys.readouterr().out == ""

@@ -49,6 +49,9 @@ def test_train_runs_and_a_second_time_only_reads(tmp_path: Path, dataset_file: P
         ),
         (["threads=100000"], "threads: got '100000', allowed: less than or equal to 256"),
         (["num_envs=100000000000000"], "num_envs: got '100000000000000', allowed: less than"),
+        (["num_envs=1e14"], "num_envs: got '1e14', allowed: a valid integer from 1 to 4,096"),
+        (["num_envs=1.5"], "num_envs: got '1.5', allowed: a valid integer from 1 to 4,096"),
+        (["gamma=x"], "gamma: got 'x', allowed: a valid number from 0 to 1"),
         (["algorithm=[ovmse]"], "algorithm: got '[ovmse]', allowed: 'ovmse'"),
         (["--seed", "1", "seed=2"], "seed: got it twice, as --seed and as seed="),
         (["gamma=0.9", "gamma=0.8"], "gamma: got it twice"),
@@ -81,9 +84,24 @@ def test_what_can_be_no_path_is_one_sentence(command: str, path: str, tmp_path: 
     words = [word.replace("PATH", path) for word in command.split()]
     done = CliRunner().invoke(app, [names.get(word, word) for word in words])
     assert done.exit_code == 2
-    assert f": got {path!r}, allowed: a path" in done.stderr
+    assert f" got {path!r}, allowed: a path" in done.stderr
+    assert "path: got" not in done.stderr  # nobody typed that name
     assert len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["data make --episodes 5000000000", "sweep GRID --dry-run --workers 100000",
+     "sweep GRID --dry-run --timeout inf"],
+)  # fmt: skip
+def test_an_option_has_an_upper_bound_and_is_named(words: str, tmp_path: Path) -> None:
+    grid = str(ROOT / "notebooks/grids/figure1.yaml")
+    arguments = [grid if word == "GRID" else word for word in words.split()]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert f"Invalid value for '{arguments[-2]}'" in done.output + done.stderr
+    assert "less than or" in done.output + done.stderr
 
 
 def test_a_home_is_found_where_a_shell_leaves_it(

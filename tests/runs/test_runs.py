@@ -24,7 +24,7 @@ from ovmse.config import Config
 from ovmse.datasets.hdf5 import load_dataset
 from ovmse.errors import UserError
 from ovmse.method.learner import new_q_function
-from ovmse.runs.directory import RunDirectory, read_tensors, write_tensors
+from ovmse.runs.directory import RunDirectory, read_tensors, require_whole, write_tensors
 from ovmse.runs.files import from_project, write_json
 from ovmse.runs.listing import list_runs
 from ovmse.runs.reading import RunError, find_runs, read_config, read_metrics, snapshot_steps
@@ -212,7 +212,7 @@ def test_what_a_run_lists_and_is_not_there_is_said(whole: Path) -> None:
     point = (whole / "resume.json").read_bytes()
     (whole / "resume.json").unlink()
     before = files(whole)
-    with pytest.raises(RunError, match="resume.json is missing, but resume/ holds"):
+    with pytest.raises(RunError, match="resume.json is missing, but .* holds resume/"):
         open_and_load(whole)
     assert files(whole) == before
     (whole / "resume.json").write_bytes(point)
@@ -231,6 +231,64 @@ def test_a_finished_run_is_as_it_was_written(whole: Path, name: str) -> None:
     (whole / name).write_bytes((whole / name).read_bytes().replace(b"1", b"7"))
     with pytest.raises(RunError, match=rf"{name} is damaged"):
         RunDirectory(whole, CONFIG)
+
+
+@pytest.mark.parametrize("left", ["nothing", "part_1", "rows alone"])
+def test_a_run_whose_resume_state_is_gone_is_refused_and_kept(whole: Path, left: str) -> None:
+    (whole / "resume.json").unlink()
+    for file in (whole / "resume").iterdir():
+        if left == "nothing" or not file.stem.endswith("_1"):
+            file.unlink()
+    if left == "rows alone":
+        rows = [{"phase": "online", "env_steps": n} for n in (0, 500)]
+        (whole / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for file in (whole / "snapshots").iterdir():
+            file.unlink()
+    before = files(whole)
+    with pytest.raises(RunError, match=r"resume.json is missing, but .* move the folder away"):
+        open_and_load(whole)
+    assert files(whole) == before
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+
+
+def test_a_snapshot_that_changed_is_named_whenever_it_is_met(tmp_path: Path) -> None:
+    name = "snapshots/online_00000000.safetensors"
+    damaged = f"{name} is damaged: it is not what the run wrote"
+    with RunDirectory(tmp_path, CONFIG) as run:
+        work(run, 0)
+        work(run, 1)
+        require_whole(tmp_path)
+        flip(tmp_path / name)
+        with pytest.raises(RunError, match=damaged):  # as a reader of a running run does
+            require_whole(tmp_path, [name])
+        with pytest.raises(RunError, match=damaged):
+            run.finish({})
+        assert not (tmp_path / "result.json").exists()
+    before = files(tmp_path)
+    with pytest.raises(RunError, match=damaged):
+        open_and_load(tmp_path)
+    assert files(tmp_path) == before
+    flip(tmp_path / name)  # back
+    with RunDirectory(tmp_path, CONFIG) as run:  # the sums outlive the process
+        flip(tmp_path / name)
+        with pytest.raises(RunError, match=damaged):
+            run.finish({})
+
+
+@pytest.mark.parametrize(
+    "content", ['{"port": 8888}', "[1]", "not JSON", '{"seed": 3, "algorithm": "ovmse"}']
+)
+def test_a_config_of_something_else_is_refused_and_untouched(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(RunError, match=r"not a run: it holds a config\.json that no run wrote$"):
+        RunDirectory(tmp_path, CONFIG)
+    assert files(tmp_path) == {"config.json": content.encode()}
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_a_row_that_is_none_is_named(whole: Path) -> None:

@@ -318,7 +318,7 @@ def test_the_offline_settings_are_chosen_on_tuning_seeds(
         configs = [run.config for run in plan(grid, tmp_path, task).runs if run.config]
         assert {c.task for c in configs} == {task}
         assert {c.seed for c in configs} == {50, 51, 52, 53}
-        assert len({json.dumps(c.pretraining) for c in configs}) == len(configs) == 32
+        assert len({json.dumps(c.pretraining) for c in configs}) == len(configs) == 48
 
 
 def test_a_grid_may_set_any_setting_of_config(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 
 from ovmse import Config, evaluate, make_env, train
 from ovmse.cli.app import app
-from ovmse.datasets import load_dataset
+from ovmse.datasets import load_dataset, write_dataset
 from ovmse.datasets.dataset import file_checksum
 from ovmse.episodes import EpisodeBatch
 from ovmse.method.algorithms import ALGORITHMS
@@ -38,7 +38,7 @@ from ovmse.runs.directory import RunDirectory, _sum_of, read_tensors
 from ovmse.runs.reading import RunError, read_config, read_metrics, snapshot_steps
 from ovmse.runs.sharing import pretrain_directory
 from ovmse.training.finetuning import OnlinePhase
-from ovmse.training.phase import network_sizes, stream_seed
+from ovmse.training.phase import network_sizes, open_dataset, stream_seed
 
 SMALL = {
     "preset": "tiny",
@@ -257,6 +257,19 @@ def test_a_run_with_other_settings_is_refused(done: Done) -> None:
 def test_too_small_a_dataset_is_refused(dataset_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^batch_size: .*25 episodes.*holds 24$"):
         list(train(tiny(dataset_file, batch_size=25), tmp_path / "run"))
+
+
+def test_cut_battles_of_the_dataset_can_be_left_out(dataset_file: Path, tmp_path: Path) -> None:
+    episodes = load_dataset(dataset_file).episodes
+    for episode in episodes[5:]:
+        episode.terminated = False
+    spec = make_env("2s3z", num_envs=NUM_ENVS).spec
+    path = write_dataset(tmp_path / "cut.h5", episodes, spec, {"policy": "random"})
+    left = open_dataset(tiny(path, cut_battles=False), spec, 5).episodes
+    assert [e.length for e in left] == [e.length for e in episodes[:5]]
+    assert len(open_dataset(tiny(path), spec, 5).episodes) == 24
+    with pytest.raises(ValueError, match=r"takes 6 episodes .*holds 5 that the time limit did not"):
+        list(train(tiny(path, cut_battles=False, batch_size=6), tmp_path / "run"))
 
 
 # Kills.

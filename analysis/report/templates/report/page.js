@@ -25,9 +25,10 @@ function narrow(spec) {
 
 for (const chart of document.querySelectorAll("figure.chart")) {
   const spec = JSON.parse(chart.querySelector("script").textContent);
-  if (chart.clientWidth < 640) narrow(spec);
+  const mode = chart.dataset.mode ?? "vega-lite";
+  if (mode === "vega-lite" && chart.clientWidth < 640) narrow(spec);
   const actions = { export: true, source: false, compiled: false, editor: false };
-  vegaEmbed(chart.querySelector(".drawn"), spec, { renderer: "svg", actions })
+  vegaEmbed(chart.querySelector(".drawn"), spec, { mode, renderer: "svg", actions })
     .then(() => {
       const svg = chart.querySelector(".drawn svg");
       svg.style.width = `${svg.viewBox.baseVal.width * grown}px`;

@@ -1,0 +1,103 @@
+"""A battle to look at: recorded from a snapshot, valued, and shown step by step with its table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from analysis.battles import Battle, Opinion, opinion, record
+from analysis.snapshots import Snapshots
+from analysis.whatif import WhatIf, what_if
+from ovmse.errors import UserError
+
+if TYPE_CHECKING:
+    from analysis.charts.player import Player
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Battles with what a snapshot and the memory think of them; what_ifs may be empty."""
+
+    battles: list[Battle]
+    opinions: list[Opinion]
+    what_ifs: list[WhatIf]
+
+    @property
+    def start(self) -> int:
+        """The first step of the first battle at which somebody took another than the greedy action;
+        0 where nobody did."""
+        episode = self.battles[0].episode
+        strayed = (episode.actions != self.opinions[0].greedy(episode)).any(1)
+        return int(strayed.argmax())
+
+    def player(self, title: str = "A battle, step by step") -> Player:
+        """All of it as one picture, which begins at `start`."""
+        from analysis.charts.player import player
+
+        return player(self.battles, self.opinions, self.what_ifs or None, title, start=self.start)
+
+    def moment(self, step: int | None = None, battle: int = 0) -> pd.DataFrame:
+        """See `moment`; of the first battle at `start`, unless told otherwise."""
+        at = self.start if step is None else step
+        return moment(self.battles[battle], self.opinions[battle], at)
+
+
+def watch(
+    of: Snapshots,
+    snapshot: int,
+    exploration: str = "epsilon_greedy",
+    epsilon: float = 0.0,
+    battles: int = 1,
+    seed: int = 0,
+    changes: bool = True,
+) -> Moments:
+    """So many battles recorded as by `analysis.battles.record`, and `valued`."""
+    return valued(
+        of, snapshot, record(of.run, snapshot, exploration, epsilon, battles, seed), changes
+    )
+
+
+def valued(
+    of: Snapshots, snapshot: int, battles: Sequence[Battle], changes: bool = True
+) -> Moments:
+    """Battles with the opinions of a snapshot and of the offline memory, and with every change of
+    one action (`changes`: as dear as some seconds of the simulator a battle).
+
+    Where the run has come without its offline memory, its network at 0 steps stands in for it.
+    """
+    q = of.network(snapshot)
+    memory = of.memory() if of.memory_file else of.network(0)
+    opinions = [opinion(q, memory, b.episode, of.config) for b in battles]
+    tables = [what_if(q, memory, b, of.config) for b in battles] if changes else []
+    return Moments(list(battles), opinions, tables)
+
+
+def moment(battle: Battle, opinion: Opinion, step: int) -> pd.DataFrame:
+    """One step of a battle, a row an agent, for `analysis.tables.MOMENT`.
+
+    Columns: `step`, `agent` (its number and unit), `health`, `action`, `explored`, `greedy`,
+    `q_taken` and `q_greedy` (``Q_i`` of the two), and, the same in each row, `q_tot`, `memory`,
+    `td_target` and `returns` of the whole team. Raises UserError beyond the battle.
+    """
+    episode = battle.episode
+    if not 0 <= step < episode.length:
+        raise UserError(f"step: got {step}, allowed: 0 to {episode.length - 1}")
+    count, names = episode.actions.shape[1], np.array(battle.actions)
+    taken, best = episode.actions[step], opinion.greedy(episode)[step]
+    values, each, who = opinion.q_agents[step], np.arange(count), episode.exploration
+    table = {
+        "step": step,
+        "agent": battle.agents,
+        "health": battle.units[step].health[:count] if battle.units else np.nan,
+        "action": names[taken],
+        "explored": False if who is None else who.explored[step],
+        "greedy": names[best],
+        "q_taken": values[each, taken],
+        "q_greedy": values[each, best],
+    }
+    of_team = ("q_tot", "memory", "td_target", "returns")
+    return pd.DataFrame(table | {name: getattr(opinion, name)[step] for name in of_team})
