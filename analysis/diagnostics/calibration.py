@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.battles import AT_ONCE, Battle, record_with
+from analysis.battles import Battle, at_once, record_with
 from analysis.branches import Point, at_points, branch, spread_points
 from analysis.each import Runs, each_snapshot
 from analysis.events import epsilon_at
@@ -59,7 +59,7 @@ def calibration(
 
     def measure(run: Snapshots, env_steps: int) -> dict[str, float]:
         c = run.config
-        with closing(make_env(c.task, c.backend, AT_ONCE)) as env:
+        with closing(make_env(c.task, c.backend, at_once(c))) as env:
             if not env.exact_state:
                 raise RunError(f"{c.backend} cannot put a battle back: nothing can branch from it")
             there = moments(run, env_steps)
