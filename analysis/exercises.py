@@ -110,27 +110,29 @@ def check_5(answer: object) -> None:
     print(f"Right: {answer.label} is a row of its own. Watch it below.")
 
 
+ONE_AT_A_TIME = {"OVMSE", "OVMSE without CQL", "SE", "MACQL with SE"}
+
+
 def check_6(answer: object) -> None:
-    """Which of the four shipped runs win more than half of their last test: a collection of
-    "OVMSE", "SE", "MACQL", "Switch CQL"."""
+    """Which of the six shipped runs win more than half of their last test: a collection of their
+    names."""
     if answer is None:
         print(NOT_YET)
         return
-    names = {"OVMSE", "SE", "MACQL", "Switch CQL"}
+    names = ONE_AT_A_TIME | {"MACQL", "Switch CQL"}
     given = {answer} if isinstance(answer, str) else answer
     if not isinstance(given, Collection) or any(str(one) not in names for one in given):
         print(f"Not yet: answer with some of {', '.join(sorted(names))}, such as ['SE'].")
-    elif set(given) == {"OVMSE", "SE"}:
-        print("Right: the two that explore about one at a time. SE forgets first, and comes back.")
     elif "Switch CQL" in given:
         print("Not yet: all agents explore at once there, and nothing holds the old values.")
     elif "MACQL" in given:
         print("Not yet: the conservative term does not protect from N explorers at once; with the "
               "battles they bring, it even lifts what random agents did.")  # fmt: skip
-    elif "SE" not in given:
-        print("Not yet: the memory is not the only difference. Who explores one at a time?")
+    elif missing := sorted(ONE_AT_A_TIME - set(given)):
+        print(f"Not yet: neither the memory nor the conservative term decides here. How many "
+              f"explore at once in {missing[0]}?")  # fmt: skip
     else:
-        print("Not yet: which of the two has the memory as well?")
+        print("Right: the four that explore about one at a time. Two of them forget first.")
 
 
 def _tell(

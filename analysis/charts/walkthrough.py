@@ -54,15 +54,15 @@ def _shaded(values: np.ndarray, steps: tuple[float, float, float]) -> np.ndarray
 
 
 def _grid(table: pd.DataFrame, at: str, row: int = ROW) -> alt.LayerChart:
-    """A cell for each joint action: `main` over `below`, in `tone` and `shade`; a ring where
-    `ring` is 1."""
+    """A cell for each joint action: `main` over `below` over `more`, as far as the table has them,
+    in `tone` and `shade`; a ring where `ring` is 1."""
     base = alt.Chart(csv_data(table)).transform_filter(at or "true")
     x = alt.X("second:N", sort=list(ACTIONS), title="action of agent 2",
               axis=alt.Axis(orient="top", labelAngle=0, labelPadding=5,
                             grid=False, ticks=False))  # fmt: skip
     y = alt.Y("first:N", sort=list(ACTIONS), title="action of agent 1",
               axis=alt.Axis(grid=False, ticks=False, labelPadding=5))  # fmt: skip
-    tooltip = ["first:N", "second:N", "main:N", "below:N"]
+    tooltip = [f"{c}:N" for c in ("first", "second", "main", "below", "more") if c in table]
     cell = base.mark_rect(stroke=theme.QUIET, strokeWidth=0.5).encode(
         x=x, y=y, color=alt.Color("tone:N", scale=TONES, legend=None), tooltip=tooltip,
         fillOpacity=alt.FillOpacity("shade:Q", scale=None, legend=None),
@@ -70,9 +70,14 @@ def _grid(table: pd.DataFrame, at: str, row: int = ROW) -> alt.LayerChart:
     ring = base.transform_filter("datum.ring == 1").mark_rect(
         filled=False, fillOpacity=0, stroke=theme.AROUND, strokeWidth=3
     )
-    main = base.mark_text(fontSize=18, dy=-9 if row > 50 else 0).encode(x=x, y=y, text="main:N")
-    below = base.mark_text(fontSize=12, dy=14 if row > 50 else 10).encode(x=x, y=y, text="below:N")
-    layered = alt.layer(cell, ring.encode(x=x, y=y), main, below)
+    texts = [
+        base.mark_text(fontSize=size, dy=dy).encode(x=x, y=y, text=f"{column}:N")
+        for column, size, dy in (("main", 18, -14), ("below", 12, 6), ("more", 12, 22))
+        if column in table
+    ]
+    if len(texts) == 1:
+        texts[0].mark.dy = 0
+    layered = alt.layer(cell, ring.encode(x=x, y=y), *texts)
     return layered.properties(width=3 * CELL, height=3 * row)
 
 
@@ -119,17 +124,15 @@ def held_by_data(table: pd.DataFrame) -> alt.TopLevelMixin:
 def _learned(table: pd.DataFrame) -> pd.DataFrame:
     """Cells of learned over true values, by how far one is from the other."""
     off = (table.learned - table.true).to_numpy()
-    unseen = " · unseen" if "count" in table else ""
-    marks = np.where(table["count"] == 0, unseen, "") if unseen else ""
+    seen = table["count"] > 0 if "count" in table else np.ones(len(table), bool)
     return table.assign(
         main=_number(table.learned),
-        below=[f"true {t}" for t in _number(table.true)] + pd.Series(marks, index=table.index)
-        if unseen
-        else [f"true {t}" for t in _number(table.true)],
+        below=[f"true {t}" for t in _number(table.true)],
+        more=np.where(seen, "", "unseen"),
         tone=np.where(off > 0, "over", "under"),
         shade=_shaded(off, (1, 4, 10)),
         ring=table.greedy,
-    ).drop(columns=["learned", "true", "greedy", *(["count"] if unseen else [])])
+    ).drop(columns=["learned", "true", "greedy", "count"], errors="ignore")
 
 
 COLOURS = "orange: over-valued, blue: under-valued; outlined: what the team would do"
@@ -183,7 +186,7 @@ def _lines(table: pd.DataFrame, among: str, title: str, others: str = "true") ->
     )  # fmt: skip
     faint = base.mark_line(strokeWidth=1.2, color=theme.QUIET, opacity=0.35)
     bold = base.transform_filter(_at(among)).mark_line(strokeWidth=3.2, color=BLUE)
-    levels = pd.DataFrame({"y": [BEST, STEPPING], "name": ["bold together", "step together"]})
+    levels = pd.DataFrame({"y": [BEST, STEPPING], "name": ["both bold", "both step"]})
     ground = alt.Chart(csv_data(levels)).encode(y="y:Q")
     dashes = ground.mark_rule(color=theme.QUIET, strokeDash=[2, 4])
     named = ground.mark_text(align="left", fontSize=12, dx=5, color=theme.QUIET)
@@ -270,7 +273,6 @@ def deviations(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Which joint actions are played where both would step, a panel for each way to explore."""
     table = table.assign(
         main=[f"{s:.1f} %" if s else "never" for s in table.share],
-        below="",
         tone="under",
         shade=_shaded(table.share.to_numpy(), (0.01, 5, 40)),
         ring=0,

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.tables import curves, named
 from analysis.walkthrough import chances
 from analysis.walkthrough.game import ACTIONS, game
 from analysis.walkthrough.learning import (
@@ -26,7 +27,6 @@ from analysis.walkthrough.learning import (
     q_tot,
 )
 from ovmse.method.algorithms import ALGORITHMS, EXPLORATIONS, Algorithm
-from ovmse.runs.reading import read_config
 
 QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)  # shares of battles by the bold team
 ALPHAS = tuple(np.arange(0, 3.01, 0.5).tolist())
@@ -205,10 +205,14 @@ def known(names: Iterable[str] = ("ovmse", "ovm", "se", "switch_cql", "macql", "
 
 def rows_of(runs: Sequence[Path]) -> pd.DataFrame:
     """What tells real runs from one another, in the words of the table of algorithms."""
-    rows = []
-    for config in map(read_config, runs):
-        row = ALGORITHMS[config["algorithm"]]
-        kept = "yes" if config["online_cql"] else "no"
-        rows.append((row.label, config["seed"], row.target, kept, config["exploration"]))
-    return pd.DataFrame(rows, columns=["run", "seed", "target", "conservative term online",
-                                       "exploration"])  # fmt: skip
+    table = curves(runs).drop_duplicates("run")
+    rows = [
+        (
+            named(run.algorithm, run.variant),
+            ALGORITHMS[str(run.algorithm)].target,
+            "yes" if run.online_cql else "no",
+            run.exploration,
+        )
+        for run in table.itertuples()
+    ]
+    return pd.DataFrame(rows, columns=["run", "target", "conservative online", "exploration"])
