@@ -114,3 +114,19 @@ def explored(name: str, at_once: pd.DataFrame, steps: int, costs: pd.DataFrame) 
         f"{said} After {steps:,} steps one random action costs {costs.cost.mean():.2f} of Q_tot, "
         "as the network itself sees it."
     )
+
+
+def walked(table: pd.DataFrame) -> str:
+    """What the online steps do to teams on the game, by algorithm; the table as from
+    `walkthrough.grids.watch`."""
+    parts = []
+    for name in ("Switch CQL", "SE", "OVM", "OVMSE"):
+        returns = table[table.name == name].sort_values("steps")["return"]
+        first, low, last = (f"{r:.0f}" for r in (returns.iloc[0], returns.min(), returns.iloc[-1]))
+        parts.append(f"{name} {first} → {low} → {last}".replace("-", "−"))
+    return (
+        "A team that offline training made perfect unlearns within its first online battles if all "
+        "explore at once and nothing holds the old values; one explorer at a time softens that, a "
+        "memory delays it, and both together prevent most of it. On the game below, mean return "
+        f"before, at its lowest and after {table.steps.max()} online steps: {'; '.join(parts)}."
+    )
