@@ -109,6 +109,7 @@ def measured(
         )
     said = CONTROLS if "variant" in by else ()
     settings = [n for n in SETTINGS if n not in by and n not in said and n in runs]
+    settings = [n for n in settings if runs[n].nunique(dropna=False) > 1]
     for key, group in runs.groupby(list(by), dropna=False):
         who = " ".join(map(str, key)).strip()
         for name in settings:
