@@ -218,7 +218,7 @@ def differences(found: pd.DataFrame, measure: str = "mean", of: str = "OVMSE") -
     return _joined(tables, LINE)
 
 
-PARTS = {"memory": "the memory", "one": "sequential exploration", "cql": "the conservative term"}
+PARTS = {"memory": "memory", "one": "SE", "cql": "CQL"}
 
 
 def effects(found: pd.DataFrame, measure: str = "mean") -> pd.DataFrame:
@@ -245,7 +245,7 @@ def effects(found: pd.DataFrame, measure: str = "mean") -> pd.DataFrame:
                 without = (*cell[:number], False, *cell[number + 1 :])
                 if cell[number] and without in cells:
                     held = [PARTS[o] for o, on in zip(PARTS, without) if on]
-                    beside = " and ".join(held) or "nothing else"
+                    beside = " and ".join(held) or "nothing"
                     pairs[(*key, PARTS[part], beside)] = (cells[cell], cells[without])
         tables.append(_paired(pairs, ["part", "beside"]))
     return _joined(tables, ["part", "beside"])
@@ -336,6 +336,33 @@ def status(found: pd.DataFrame) -> pd.DataFrame:
 def only(found: pd.DataFrame, *items: str) -> pd.DataFrame:
     """The rows of these items."""
     return found[found["item"].isin(items)]
+
+
+def finals(found: pd.DataFrame) -> pd.DataFrame:
+    """Win rates of the last tests (`ranges`) with the paper's Table 1 as `paper`, where it has one
+    for an algorithm as it is."""
+    theirs = paper(1).set_index(["task", "dataset", "algorithm"]).value
+    table = ranges(found, ["end"])
+    keys = zip(table.task, table.dataset, table.algorithm)
+    said = [theirs.get(key, np.nan) for key in keys]
+    return table.assign(paper=[v if own else np.nan for v, own in zip(said, table.variant == "")])
+
+
+def regimes(found: pd.DataFrame) -> pd.DataFrame:
+    """How the pre-trained policies stand to their data (`statistics.regime`), of each map, dataset
+    and algorithm: their first return against the dataset's, where its file is on this machine."""
+    data = data_returns(found)
+    table = ranges(found, ["first_return"])[[*QUESTION, *LINE, "seeds"]]
+    words = []
+    for row in table.itertuples():
+        mine = of_question(found[found.name == row.name], row.item, row.task, row.dataset)
+        known = (row.task, row.dataset) in data and ALGORITHMS[str(row.algorithm)].pretrained
+        words.append(
+            statistics.regime(mine.first_return.to_numpy(), data[row.task, row.dataset])
+            if known
+            else None
+        )
+    return table.assign(regime=words)
 
 
 def data_returns(found: pd.DataFrame) -> dict[tuple[str, str], float]:

@@ -112,10 +112,10 @@ def test_the_eight_ways_to_build_ovmse_give_twelve_effects(found: pd.DataFrame) 
     rows = results.of_question(found, "paper_setting", "2s3z", "medium")
     score = {n: r.set_index("seed")["mean"] for n, r in rows.groupby("name")}
     for a, b, part, beside in (
-        ("OVMSE without CQL", "SE", "the memory", "sequential exploration"),
-        ("MACQL with SE", "MACQL", "sequential exploration", "the conservative term"),
-        ("OVM", "OVM without CQL", "the conservative term", "the memory"),
-        ("SE", "Switch CQL", "sequential exploration", "nothing else"),
+        ("OVMSE without CQL", "SE", "memory", "SE"),
+        ("MACQL with SE", "MACQL", "SE", "CQL"),
+        ("OVM", "OVM without CQL", "CQL", "memory"),
+        ("SE", "Switch CQL", "SE", "nothing"),
     ):
         row = full[(full.part == part) & (full.beside == beside)].iloc[0]
         assert row["mean"] == pytest.approx((score[a] - score[b]).mean())
