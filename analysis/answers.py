@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pandas as pd
 from IPython.display import Markdown, display
 
@@ -13,6 +16,21 @@ from ovmse.errors import UserError
 def say(sentence: str, instead: bool = False) -> None:
     """Shows the answer of a notebook; `instead` of the one that it showed before, at its place."""
     display(Markdown(f"**Answer.** {sentence}"), display_id="answer", update=instead)
+
+
+def tell(sentence: str) -> None:
+    """Shows what a section of a notebook found, before its chart."""
+    display(Markdown(sentence))
+
+
+@contextmanager
+def or_why_not() -> Iterator[None]:
+    """A section of a notebook that needs what not every run has: where it cannot be shown, one
+    sentence says why, and the notebook goes on."""
+    try:
+        yield
+    except UserError as error:
+        tell(f"Not shown here: {error}.")
 
 
 def trained(table: pd.DataFrame) -> str:
@@ -60,14 +78,19 @@ def kept_wins(table: pd.DataFrame) -> str:
         if low < min(first, last):
             change += f", lowest {per_cent(low)}"
         parts.append((-share, f"{named(*who)} {said} ({change})"))
-    few, most = means.seeds.min(), means.seeds.max()
-    seeds = (
-        "one seed" if most == 1 else f"{most} seeds" if few == most else f"{few} to {most} seeds"
-    )
+    seeds = seeds_each(means.seeds)
     after = f"After {ends.max():,} online steps ({seeds} each) "
     if not together:
         after = f"{seeds[0].upper()}{seeds[1:]} each: "
     return after + "; ".join(text for _, text in sorted(parts)) + "."
+
+
+def seeds_each(counts: pd.Series) -> str:
+    """How many seeds the lines have: "one seed", "3 seeds", "2 to 3 seeds"."""
+    few, most = counts.min(), counts.max()
+    if most == 1:
+        return "one seed"
+    return f"{most} seeds" if few == most else f"{few} to {most} seeds"
 
 
 def explored(name: str, at_once: pd.DataFrame, steps: int, costs: pd.DataFrame) -> str:

@@ -23,6 +23,11 @@ from ovmse.training.rollout import Rollout, shares
 AT_ONCE = 16  # battles side by side; each number of them is compiled once
 
 
+def at_once(config: Config) -> int:
+    """Battles side by side; of StarCraft II, whose games take 1 GB each, as many as in training."""
+    return config.num_envs if config.backend == "smac" else AT_ONCE
+
+
 @dataclass(frozen=True)
 class Battle:
     """One recorded battle of ``L`` steps.
@@ -98,7 +103,7 @@ def record_with(
 ) -> list[Battle]:
     """As `record`, with a network at hand."""
     found: list[Battle] = []
-    with closing(make_env(config.task, config.backend, min(battles, AT_ONCE))) as env:
+    with closing(make_env(config.task, config.backend, min(battles, at_once(config)))) as env:
         rollout = Rollout(env, np.random.default_rng(seed), q.hidden_size)
         rollout.start(seed)
         left = shares(battles, env.num_envs)

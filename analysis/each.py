@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,22 +24,21 @@ def each_snapshot(
     title: str,
     measure: Callable[[Snapshots, int], dict[str, Any]],
     depends: Callable[[Snapshots, int], Sequence[str | float | Path]],
-    most: int | None = None,
+    only: Mapping[str, Sequence[int]] | None = None,
 ) -> pd.DataFrame:
     """What `measure(run, env_steps)` finds, for the snapshots of every run of a folder, or of a
     list of run directories.
 
-    One row a snapshot: `run`, `env_steps`, and the measured (JSON values). Of each run `most`
-    snapshots count, spread over its tests, the first and the last among them. Runs from scratch
-    have no pre-training to forget and are left out. What was measured is kept beside the run as
+    One row a snapshot: `run`, `env_steps`, and the measured (JSON values). `only` says of each run
+    which snapshots count (see `worth_a_look`); left out, all do. Runs from scratch have no
+    pre-training to forget and are left out. What was measured is kept beside the run as
     NAME, and found again by what it `depends` on; runs that share a snapshot share what was found.
     Raises RunError if nothing is left.
     """
     todo = []
     for path in find_runs(runs):
         if (of := Snapshots(path)).pretraining:
-            steps = list(of.files)
-            todo += [(path, steps[i]) for i in spaced(len(steps), most)]
+            todo += [(path, n) for n in of.files if only is None or n in only.get(str(path), ())]
     rows: list[dict[str, Any]] = []
     found: dict[str, Any] = {}
     run: Snapshots | None = None
@@ -58,9 +57,29 @@ def each_snapshot(
     return pd.DataFrame(rows)
 
 
-def spaced(count: int, most: int | None) -> list[int]:
+def worth_a_look(table: pd.DataFrame, most: int) -> dict[str, list[int]]:
+    """Of each run the environment steps of at most so many (3 or more) snapshots: the first, the
+    last, the one whose test was the worst between them, then those farthest from all of these.
+
+    table: as from `drift.replayed_curves`, which has `q_fixed` where there is a snapshot.
+    """
+    found = {}
+    rows = table[(table.phase == "online") & table.q_fixed.notna()]
+    for run, part in rows.groupby("run"):
+        steps, wins = part.env_steps.to_numpy(), part.test_win_rate.to_numpy()
+        chosen = {0, len(steps) - 1}
+        if len(steps) > 2:
+            chosen.add(1 + int(wins[1:-1].argmin()))
+        while len(chosen) < min(most, len(steps)):
+            far = [min(abs(i - c) for c in chosen) for i in range(len(steps))]
+            chosen.add(int(np.argmax(far)))
+        found[str(run)] = steps[sorted(chosen)].tolist()
+    return found
+
+
+def spaced(count: int, most: int) -> list[int]:
     """At most so many of the numbers below `count`, evenly, the first and the last among them."""
-    if most is None or count <= most:
+    if count <= most:
         return list(range(count))
     return np.linspace(0, count - 1, most).round().astype(int).tolist()
 

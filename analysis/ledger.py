@@ -19,7 +19,6 @@ from ovmse.method.algorithms import ALGORITHMS
 from ovmse.method.learner import Learner
 from ovmse.method.networks import QFunction, gather_actions
 from ovmse.method.schedules import linear_decay
-from ovmse.runs.reading import RunError
 from ovmse.training.phase import FixedBattles, online_settings
 
 PARTS = ("all", "explored", "greedy")
@@ -115,10 +114,7 @@ def asked(of: Snapshots, snapshot: int, episodes: Sequence[Episode]) -> dict[str
     config, kind = of.config, ALGORITHMS[of.config.algorithm].target
     batch_of = EpisodeBatch.from_episodes
     if kind == "ovm":
-        try:
-            memory = of.memory()
-        except RunError:
-            memory = of.network(min(of.files))
+        memory = of.offline()
         for episode in episodes:
             episode.q_offline = memory.q_tot_taken(batch_of([episode]))[0].numpy()
         t = max(0, snapshot - config.policy_warmup_steps)

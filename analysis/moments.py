@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,18 +55,25 @@ def watch(
     seed: int = 0,
     changes: bool = True,
 ) -> Moments:
-    """So many battles recorded as by `analysis.battles.record`, with the opinions of the snapshot
-    and of the offline memory, and with every change of one action (`changes`).
+    """So many battles recorded as by `analysis.battles.record`, and `valued`."""
+    return valued(
+        of, snapshot, record(of.run, snapshot, exploration, epsilon, battles, seed), changes
+    )
+
+
+def valued(
+    of: Snapshots, snapshot: int, battles: Sequence[Battle], changes: bool = True
+) -> Moments:
+    """Battles with the opinions of a snapshot and of the offline memory, and with every change of
+    one action (`changes`: as dear as some seconds of the simulator a battle).
 
     Where the run has come without its offline memory, its network at 0 steps stands in for it.
     """
-    found = record(of.run, snapshot, exploration, epsilon, battles, seed)
     q = of.network(snapshot)
     memory = of.memory() if of.memory_file else of.network(0)
-    opinions = [opinion(q, memory, b.episode, of.config) for b in found]
-    return Moments(
-        found, opinions, [what_if(q, memory, b, of.config) for b in found] if changes else []
-    )
+    opinions = [opinion(q, memory, b.episode, of.config) for b in battles]
+    tables = [what_if(q, memory, b, of.config) for b in battles] if changes else []
+    return Moments(list(battles), opinions, tables)
 
 
 def moment(battle: Battle, opinion: Opinion, step: int) -> pd.DataFrame:

@@ -17,7 +17,8 @@ from ovmse.errors import UserError
 from ovmse.runs.files import DATA_DIR, PROJECT, RUNS, from_project, named_path
 from ovmse.runs.reading import find_runs
 
-SHIPPED = ("runs", "figure1")  # folders of runs in data/
+SHIPPED = DATA_DIR / "runs"  # runs in data/, a folder for each map
+SHOWN = SHIPPED / "2s3z"  # what notebooks show, unless told otherwise
 
 # The line by which the cell of the parameters is known, in the source that a kernel remembers. A
 # kernel does not know which cells of its document are tagged.
@@ -118,8 +119,7 @@ def runs_given(given: str | list[str]) -> list[Path]:
         return find_runs(PROJECT / named_path(path, "runs") for path in given)
     if given:
         return find_runs(runs_folder(given, ""))
-    shipped = [DATA_DIR / name for name in SHIPPED]
-    return find_runs(next((folder for folder in shipped if folder.exists()), shipped[0]))
+    return find_runs(SHOWN)
 
 
 def whole(given: dict[str, Any], name: str, least: int) -> int:

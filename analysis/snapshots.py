@@ -88,6 +88,17 @@ class Snapshots:
         file = self.pretraining and self.pretraining / MEMORY_FILE
         return file if file and file.exists() else None
 
+    @property
+    def offline_file(self) -> Path:
+        """What `offline` loads."""
+        return self.memory_file or self.files[min(self.files)]
+
+    def offline(self) -> QFunction:
+        """The memory; where the run has come without its file, the network before the first online
+        update, which a target network lags behind by less than `offline_target_interval` updates.
+        """
+        return self.memory() if self.memory_file else self.network(min(self.files))
+
     def load(self, file: Path, prefix: str = "") -> QFunction:
         """A frozen network with the weights of a snapshot; `prefix` as in `load_weights`.
 

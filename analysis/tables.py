@@ -179,6 +179,22 @@ def mean_curves(table: pd.DataFrame, measure: str, phase: str = "online") -> pd.
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
+def at_the_end(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """A row for each line: `algorithm`, `variant` and, of the mean curve of each of `measures`, the
+    last point, with its lowest and highest as `x_min` and `x_max`."""
+    means = {name: mean_curves(table, name) for name in measures}
+    records = []
+    for who in lines(means[measures[0]]):
+        record: dict[str, Any] = dict(zip(WHO, who, strict=True))
+        for name, of in means.items():
+            mine = of[(of.algorithm == who[0]) & (of.variant == who[1])]["mean"]
+            if len(mine):
+                record |= {name: mine.iloc[-1]}
+                record |= {f"{name}_min": mine.min(), f"{name}_max": mine.max()}
+        records.append(record | {"name": named(*who)})
+    return pd.DataFrame(records)
+
+
 def lines(rows: pd.DataFrame) -> list[tuple[str, str]]:
     """The algorithms of `rows` with their variants, in the order of the table of algorithms."""
     pairs = set(zip(rows.algorithm, rows.variant, strict=True))
@@ -305,6 +321,52 @@ EXPLORATION: Columns = {
     "too_low": ("y − Q_tot there", "{:+.2f}".format),
     "change": ("change by one update", "{:+.2f}".format),
     "first_order": ("by gradient descent", "{:+.2f}".format),
+}
+
+_AGENTS = range(1, 11)
+# The same of the diagnostics in 02_q_drift. What stands in brackets there is the lowest and the
+# highest over training.
+DIAGNOSTICS: Columns = {
+    "algorithm": ("algorithm", label),
+    "variant": ("variant", str),
+    "seeds": ("seeds", str),
+    "third": ("of the battle", str),
+    "says": ("explanation", str),
+    "would": ("what it would show", str),
+    "wrong": ("what would show it wrong", str),
+    "snapshots": ("snapshots", str),
+    "goes": ("correlation with wins", "{:+.2f}".format),
+    "verdict": ("here it", str),
+    "first": ("won at first", per_cent),
+    "lowest": ("lowest", per_cent),
+    "lowest_at": ("at environment steps", "{:,.0f}".format),
+    "env_steps": ("environment steps", "{:,.0f}".format),
+    "win": ("won there", per_cent),
+    "last": ("won at last", per_cent),
+    "retention": ("lowest / first", per_cent),
+    "regained": ("last / first", per_cent),
+    "lost": ("lost on average", per_cent),
+    "bias": ("bias", lambda x: f"{100 * x:+.0f} %"),
+    "rank": ("rank", "{:.2f}".format),
+    "cut": ("cut by the time limit", per_cent),
+    "q_change": ("fixed-battle Q_tot moved", "{:+.2f}".format),
+    "change": ("Q_tot moved", "{:+.2f}".format),
+    "part_mixer": ("by the mixer", "{:+.2f}".format),
+    **{f"part_{i}": (f"by agent {i}", "{:+.2f}".format) for i in _AGENTS},
+    **{f"gain_{i}": (f"k of agent {i}", "{:.2f}".format) for i in _AGENTS},
+    **{f"below_{i}": (f"max Q − Q, agent {i}", "{:.2f}".format) for i in _AGENTS},
+    **{f"gap_{i}": (f"gap of {i}", "{:.2f}".format) for i in _AGENTS},
+    "over": ("Q_tot − G, fixed battles", "{:+.2f}".format),
+    "over_exploring": ("Q_tot − G, exploring", "{:+.2f}".format),
+    "mixer_share": ("mixer's share", per_cent),
+    "churn": ("otherwise", per_cent),
+    "churn_joint": ("joint actions", per_cent),
+    "since": ("since the last snapshot", per_cent),
+    **{f"churn_{i}": (f"agent {i}", per_cent) for i in _AGENTS},
+    "binds": ("memory exceeds y", per_cent),
+    "lift": ("lifts y by", "{:.2f}".format),
+    "remembered_error": ("Q_offline − G", "{:+.2f}".format),
+    "memory_wrong": ("Q_offline − G, exploring", "{:+.2f}".format),
 }
 
 # The same of a moment of a battle (`analysis.moments`).

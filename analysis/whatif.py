@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from analysis.battles import AT_ONCE, Battle
+from analysis.battles import Battle, at_once
 from analysis.branches import Point, at_points, restore
 from ovmse.config import Config
 from ovmse.envs import make_env
@@ -55,7 +55,7 @@ def what_if(q: QFunction, memory: QFunction, battle: Battle, config: Config) -> 
     now, then = _each(q, batch), _each(memory, batch)
     y = None
     if battle.before and battle.alone:
-        with closing(make_env(config.task, config.backend, AT_ONCE)) as env:
+        with closing(make_env(config.task, config.backend, at_once(config))) as env:
             y = _targets(q, battle, env, config.gamma)
     return WhatIf(now[0], then[0], now[1], then[1], y)
 

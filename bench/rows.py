@@ -22,6 +22,7 @@ from bench.measure import (
     random_episodes,
 )
 from bench.plain import PlainBatch, PlainLearner
+from bench.starcraft import BATTLES, step_times
 from ovmse.datasets.dataset import ladder_folder
 from ovmse.envs import make_env
 from ovmse.envs.base import EnvSpec
@@ -75,6 +76,7 @@ def rows(device: str, effort: Effort) -> Iterator[Row]:
     yield update_row("counterfactual update", SMAX_2S3Z, small, COUNTERFACTUAL, 4.0, device, effort)
     yield memory_term_row(SMAX_2S3Z, small, device, effort)
     yield storage_row()
+    yield starcraft_row(effort)
     if not effort.quick:
         yield collecting_row(device, effort)
 
@@ -194,6 +196,21 @@ def storage_row() -> Row:
         theirs / ours,
         "at least 5 ×",
         theirs >= 5 * ours,
+    )
+
+
+def starcraft_row(effort: Effort) -> Row:
+    """A vector step of StarCraft's interface, with games that answer at once."""
+    times = step_times(20 if effort.quick else 2_000)
+    middle = float(np.median(times))
+    return Row(
+        "StarCraft's interface, a vector step (wall time)",
+        f"{BATTLES} battles that answer at once",
+        _spread(times),
+        "1 ms",
+        1e-3 / middle,
+        "at least 1 ×",
+        middle <= 1e-3,
     )
 
 

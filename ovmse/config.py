@@ -255,6 +255,8 @@ class Config(BaseModel):
         task = TASKS.get(name, {})
         backend = given.get("backend") or _backends(name)[0]
         defaults = {**PRESETS[preset], **task.get(preset, {}), "backend": backend}
+        if backend == "smac":  # a game takes about 1 GB
+            defaults["num_envs"] = PRESETS["paper"]["num_envs"]
         if not algorithm.pretrained:
             defaults |= SCRATCH
             if backend == "smax":

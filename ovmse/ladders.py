@@ -57,25 +57,25 @@ LADDER_TRAINING: dict[str, dict[str, Any]] = {
 }
 
 
-def ladder_config(task: str, seed: int) -> Config:
-    """The training behind a ladder; raises UserError for a task without one."""
+def ladder_config(task: str, seed: int, backend: str = "smax") -> Config:
+    """The training behind a ladder; raises UserError for a task without one. On another backend
+    than SMAX it is as long, but without SMAX's recipe."""
     if task not in LADDER_TRAINING:
         raise UserError(f"task: got {task!r}, allowed: {', '.join(LADDER_TRAINING)}")
     battles = {"test_battles": 96, "long_test_battles": 96}
-    return Config.from_parameters(
-        algorithm="qmix", task=task, seed=seed, **battles, **LADDER_TRAINING[task]
-    )
+    asked = {"algorithm": "qmix", "task": task, "seed": seed, "backend": backend}
+    return Config.from_parameters(**asked, **battles, **LADDER_TRAINING[task])
 
 
 def make_ladder(
-    task: str, folder: str | Path, work_dir: str | Path, seed: int = 0
+    task: str, folder: str | Path, work_dir: str | Path, seed: int = 0, backend: str = "smax"
 ) -> Iterator[Progress]:
     """Trains QMIX from scratch, measures its rungs, and puts them in ``folder``.
 
     The training lies in ``work_dir`` and resumes there. ``folder`` gets one safetensors file a
     rung and ``ladder.json``, which is written last. Raises UserError for a task without a recipe.
     """
-    config = ladder_config(task, seed)
+    config = ladder_config(task, seed, backend)
     folder, work_dir = Path(folder), Path(work_dir)
     with RunDirectory(work_dir, config.model_dump()) as run:
         if not run.finished:
@@ -111,7 +111,7 @@ def _measure_rungs(
         "task": task,
         "backend": config.backend,
         "seed": seed,
-        "command": f"ovmse data ladder --task {task} --seed {seed}",
+        "command": f"ovmse data ladder --task {task} --seed {seed}{_elsewhere(config.backend)}",
         "settings": config.model_dump(),
         "battles": RUNG_BATTLES,
         "medium_epsilon": MEDIUM_EPSILON,
@@ -152,6 +152,7 @@ def make_dataset(
     ladder_dir: str | Path | None = None,
     episodes: int = 2_000,
     seed: int = 0,
+    backend: str = "smax",
 ) -> Iterator[Progress]:
     """Collects ``episodes`` battles from a ladder (the shipped one of the task) into ``path``.
 
@@ -161,11 +162,13 @@ def make_dataset(
     """
     if quality not in QUALITIES:
         raise UserError(f"quality: got {quality!r}, allowed: {', '.join(QUALITIES)}")
-    config = ladder_config(task, seed)
+    config = ladder_config(task, seed, backend)
     folder = Path(ladder_dir) if ladder_dir else ladder_folder(task, config.backend)
     ladder = read_ladder(folder)
     if ladder["task"] != task:
         raise RunError(f"{folder} is a ladder of {ladder['task']}, not of {task}")
+    if (of := ladder.get("backend", backend)) != backend:
+        raise RunError(f"{folder} is a ladder on {of}, not on {backend}")
     rungs = ladder["rungs"][: ladder["medium"] + 1]
     medium = rungs[-1]
     if quality == "medium":
@@ -179,7 +182,9 @@ def make_dataset(
     made: list[Episode] = []
     yield Progress("battles", 0, episodes, "battles")
     # 16 battles at once, whatever the training used: what is recorded does not depend on it.
-    with closing(make_env(task, config.backend, 16)) as env:
+    # (Each game of StarCraft II takes 1 GB.)
+    at_once = config.num_envs if backend == "smac" else 16
+    with closing(make_env(task, backend, at_once)) as env:
         spec = env.spec
         q = new_q_function(spec, network_sizes(config), 0)
         for i, (rung, epsilon) in enumerate(zip(chosen, epsilons, strict=True)):
@@ -188,6 +193,7 @@ def make_dataset(
             battle_seed = stream_seed(seed, "collecting", first_seed + i)
             made += _battles(q, env, share, battle_seed, epsilon)
             yield Progress("battles", len(made), episodes, "battles")
+        engine = {"engine": env.engine()} if hasattr(env, "engine") else {}
     score = _score(made)
     far = abs(score["win_rate"] - expected["win_rate"]) > WIN_TOLERANCE
     if episodes >= RUNG_BATTLES and (
@@ -213,9 +219,15 @@ def make_dataset(
         "expected_win_rate": f"{expected['win_rate']:.3f} ± {WIN_TOLERANCE}",
         "expected_return": f"{expected['return']:.2f} ± {RETURN_TOLERANCE}",
         "command": f"ovmse data make --task {task} --quality {quality} --seed {seed} "
-        f"--episodes {episodes}" + (f" --ladder {folder.name}" if ladder_dir else ""),
+        f"--episodes {episodes}{_elsewhere(backend)}"
+        + (f" --ladder {folder.name}" if ladder_dir else ""),
     }
+    origin |= engine
     write_dataset(path, made, spec, origin)
+
+
+def _elsewhere(backend: str) -> str:
+    return "" if backend == "smax" else f" --backend {backend}"
 
 
 def _battles(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two spinning pools slow each other
 
@@ -12,6 +13,9 @@ import pytest
 import torch
 
 from ovmse.envs import VectorEnv, make_env
+
+if TYPE_CHECKING:
+    from starcraft import Double
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_ENVS = 8
@@ -38,6 +42,14 @@ def rng() -> np.random.Generator:
 def env() -> VectorEnv:
     """SMAX 2s3z; the compiled functions are shared by all tests of a process."""
     return make_env("2s3z", num_envs=NUM_ENVS)
+
+
+@pytest.fixture
+def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
+    """StarCraft II's double, in the place of the installed package."""
+    from starcraft import Double
+
+    return Double(tmp_path / "starcraft", monkeypatch.setenv)
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def test_quick_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "4 tiny notebooks (QMIX on the climb game" in text
     assert "2 of 2 runs end with the measurements of an undisturbed sweep" in text
     last = text.rstrip().splitlines()[-1]
-    assert "of 7 rows fall short" in last
+    assert "of 8 rows fall short" in last
     assert text.count("| short ") == int(last.split()[0])
 
 

@@ -170,11 +170,12 @@ def test_what_is_given_beats_the_row(algorithm: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_task_has_one_backend(task: str) -> None:
+def test_a_task_has_its_backends_and_one_by_default(task: str) -> None:
     right, wrong = ("climb", "smax") if task.startswith("climb") else ("smax", "climb")
+    others = "" if task.startswith("climb") else ", 'smac'"
     assert make(task=task).backend == make(task=task, backend=right).backend == right
     with pytest.raises(
-        ValueError, match=rf"^backend: got '{wrong}', allowed: '{right}' for {task}$"
+        ValueError, match=rf"^backend: got '{wrong}', allowed: '{right}'{others} for {task}$"
     ):
         make(task=task, backend=wrong)
 

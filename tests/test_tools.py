@@ -72,7 +72,7 @@ def test_measured_runs_become_a_table_a_card_and_a_picture(
 def test_runs_ship_thinned_and_replay_what_they_recorded(runs: Path, tmp_path: Path) -> None:
     chosen = tmp_path / "chosen"
     shutil.copytree(runs, chosen, ignore=shutil.ignore_patterns("*seed11", "qmix*"))
-    tool("ship_runs").main(chosen, tmp_path / "runs")
+    tool("ship_runs").main([chosen], tmp_path / "runs")
     run = tmp_path / "runs/climb_monotone/ovmse"
     assert {p.name for p in run.parent.iterdir()} == {run.name, "pretrain"}
     assert [steps for steps, _ in snapshot_steps(run)] == [0, 4_000]

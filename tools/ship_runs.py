@@ -14,22 +14,23 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from textwrap import fill
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from analysis.tables import curves, named
 from ovmse.runs.files import DATA_DIR, markdown_table, read_json, write_json
-from ovmse.runs.reading import read_config, snapshot_steps
+from ovmse.runs.reading import find_runs, read_config, snapshot_steps
 from ovmse.training.phase import FINAL_SNAPSHOT, FIXED_FILE
 
 KEPT = (0, 4_000, 10_000, 30_000, 60_000)
 
 
-def main(folder: Path, target: Path = DATA_DIR / "runs") -> None:
+def main(folders: list[Path], target: Path = DATA_DIR / "runs") -> None:
     """Writes `target` and its card, `target`.md, anew."""
+    table = curves([run for folder in folders for run in find_runs(folder)])
     shutil.rmtree(target, ignore_errors=True)
-    table = curves(folder)
     rows = []
     for run, part in table[table.phase == "online"].groupby("run", sort=False):
         first, last = part.iloc[0], part.iloc[-1]
@@ -37,27 +38,32 @@ def main(folder: Path, target: Path = DATA_DIR / "runs") -> None:
         to = target / first.task / name.lower().replace(" ", "_").replace("ε", "epsilon")
         _copy_run(Path(run), to)
         lowest = part.test_win_rate.min()
-        rows.append([first.task, name, first.seed, len(list((to / "snapshots").iterdir())),
-                     *(round(v, 2) for v in (first.test_win_rate, lowest, last.test_win_rate,
-                                             first.q_ended, last.q_ended))])  # fmt: skip
+        q_tot = (first.q_ended, last.q_ended)
+        numbers = (first.test_win_rate, lowest, last.test_win_rate, *q_tot)
+        kept = len(list((to / "snapshots").iterdir()))
+        rows.append(
+            [first.task, name, first.seed, kept, *(round(v, 2) for v in numbers), first.code]
+        )
     result = read_json(Path(table.run.iloc[0]) / "result.json")
     config = read_config(table.run.iloc[0])
     columns = ["task", "run", "seed", "snapshots", "win at 0", "lowest win", "win at the end"]
-    card = f"""# Runs that ship
-
-`{config["preset"]}` preset, {config["online_steps"]:,} online steps, {config["test_battles"]}
-battles a test ({config["long_test_battles"]} at the first and the last), {config["fixed_battles"]}
-fixed battles. One seed each: they show mechanics, not who is better (the tables of results do).
-The snapshots are in half precision, so replayed values differ from the recorded ones in the third
-digit. Every exploration event is there (`events.jsonl.gz`).
-
-{markdown_table([*columns, "Q at 0", "Q at the end"], rows)}
-
-Command: `ovmse sweep notebooks/grids/results/shipped.yaml --folder runs/shipped`, then
-`python tools/ship_runs.py runs/shipped`. Machine: {result["cores"]} shared {result["cpu"]} cores,
-Python {result["python"]}, torch {result["torch"]}, one thread a run; code {result["code"]}.
-"""
-    target.with_suffix(".md").write_text(card)
+    about = (
+        f"`{config['preset']}` preset, {config['online_steps']:,} online steps, "
+        f"{config['test_battles']} battles a test ({config['long_test_battles']} at the first and "
+        f"the last), {config['fixed_battles']} fixed battles. One seed a map: they show mechanics, "
+        "not who is better (the tables of results do). The snapshots are in half precision, so "
+        "replayed values differ from the recorded ones in the third digit. Every exploration event "
+        "is there (`events.jsonl.gz`)."
+    )
+    made = (
+        "Command: `ovmse sweep notebooks/grids/results/shipped.yaml --folder runs/shipped`, then "
+        f"`python tools/ship_runs.py runs/shipped`. Machine: {result['cores']} shared "
+        f"{result['cpu']} cores, Python {result['python']}, torch {result['torch']}, "
+        "one thread a run."
+    )
+    lines = markdown_table([*columns, "Q at 0", "Q at the end", "code"], rows)
+    parts = ["# Runs that ship", fill(about, 100), lines, fill(made, 100)]
+    target.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
 
 
 def _copy_run(run: Path, target: Path) -> None:
@@ -90,4 +96,4 @@ def _halve(file: Path, target: Path, prefix: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main([Path(folder) for folder in sys.argv[1:]])

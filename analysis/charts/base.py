@@ -46,17 +46,21 @@ def spread(values: np.ndarray, gap: float, low: float, high: float) -> np.ndarra
 def stacked(panels: Sequence[alt.LayerChart]) -> alt.VConcatChart:
     """Panels one above the other, each with its own colours and shapes: not all have all lines."""
     whole = alt.vconcat(*panels, spacing=14)
-    return whole.resolve_scale(color="independent", shape="independent")
+    return whole.resolve_scale(color="independent", shape="independent", strokeDash="independent")
 
 
-def finish(chart: Any, title: str, curves: pd.DataFrame) -> alt.TopLevelMixin:
-    """The chart with its title, what the lines are, and the look of the house."""
+def finish(chart: Any, title: str, curves: pd.DataFrame, lines: bool = True) -> alt.TopLevelMixin:
+    """The chart with its title, where its data are from, and the look of the house; with `lines`
+    that can be clicked, what these are too."""
     first, seeds = curves.iloc[0], curves.seed.nunique()
     parts = [f"{first.task} ({str(first.backend).upper()})"]
     if len(data := curves.dataset.dropna()):  # runs that learned from none have none
         parts[0] += f", {Path(str(data.iloc[0])).stem} data"
-    parts += ["thin: one seed, bold: mean"] if seeds > 1 else []
-    parts += ["click a name to highlight it"] if curves.algorithm.nunique() > 1 else []
+    if lines:
+        parts += ["thin: one seed, bold: mean"] if seeds > 1 else []
+        parts += ["click a name to highlight it"] if curves.algorithm.nunique() > 1 else []
+    elif seeds > 1:
+        parts.append(f"means of {seeds} seeds")
     return titled(chart, title, "; ".join(parts))
 
 

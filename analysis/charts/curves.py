@@ -55,12 +55,13 @@ def figure1(curves: pd.DataFrame) -> alt.TopLevelMixin:
     steps, one thin line for each seed and a bold mean, with the discounted Monte-Carlo return of
     the same battles as a dashed line. Only battles that truly ended count, on both sides: one that
     the time limit cut returned less than it would have, while `Q_tot` values it to its end. Below:
-    test win rate (%). A click in one highlights in both.
+    test win rate (%), and ε and λ. A click in one highlights in both.
     """
     values = _q_panel(curves, "Value of the pre-trained policy's own battles")
     wins = _win_panel(curves, "Test battles won")
     title = "Does online training forget the pre-trained policy?"
-    return finish(stacked([values, wins]), title, curves)
+    fading = schedules(curves)
+    return finish(stacked([values, wins, *([fading] if fading else [])]), title, curves)
 
 
 def _q_panel(curves: pd.DataFrame, title: str) -> alt.LayerChart:
@@ -68,15 +69,15 @@ def _q_panel(curves: pd.DataFrame, title: str) -> alt.LayerChart:
     # From zero (lower only where a young network's values are) to a labelled tick.
     low = min(0.0, 2 * np.floor(values.min() / 2))
     top = max(2.0, 2 * np.ceil(max(values.max(), reference or 0) / 2))
-    return _panel(curves, "q_ended", "mean Q_tot", [low, top], title, reference)
+    return panel(curves, "q_ended", "mean Q_tot", [low, top], title, reference)
 
 
 def _win_panel(curves: pd.DataFrame, title: str, phase: str = "online") -> alt.LayerChart:
     percent = curves.assign(test_win_rate=100 * curves.test_win_rate)
-    return _panel(percent, "test_win_rate", "test win rate (%)", [0, 100], title, phase=phase)
+    return panel(percent, "test_win_rate", "test win rate (%)", [0, 100], title, phase=phase)
 
 
-def _panel(
+def panel(
     curves: pd.DataFrame,
     measure: str,
     axis: str,
@@ -84,8 +85,15 @@ def _panel(
     title: str,
     reference: float | None = None,
     phase: str = "online",
+    reference_name: str = REFERENCE,
+    spread_by: str | None = None,
+    height: int = HEIGHT,
 ) -> alt.LayerChart:
-    """One panel: thin lines of the seeds, bold means with point shapes, names at their ends."""
+    """One panel: thin lines of the seeds, bold means with point shapes, names at their ends.
+
+    measure: a column of the curves; domain: of the axis; reference: the height of a dashed line,
+    with its name; spread_by: a column with what stands above and below each mean as a thin bar.
+    """
     clock = CLOCK[phase]
     seeds = measured(curves, measure, phase)[[*WHO, "seed", clock, measure]]
     means = mean_curves(curves, measure, phase)
@@ -115,6 +123,12 @@ def _panel(
         return alt.condition(pick, alt.value(on), alt.value(off))
 
     layers = []
+    if spread_by:
+        bars = _bars(curves, spread_by, means, domain)
+        across = alt.Chart(csv_data(bars)).mark_rule(strokeWidth=1.6).encode(
+            x="x:Q", y=alt.Y("low:Q", scale=y, axis=y_axis), y2="high:Q", color=colour
+        )  # fmt: skip
+        layers.append(across.encode(opacity=lit(0.45, 0.06)))
     if reference is not None:
         rule = alt.Chart(
             csv_data(pd.DataFrame({"algorithm": [""], "y": [reference]}).round(3))
@@ -145,9 +159,53 @@ def _panel(
     ]
     unseen = base.mark_circle(size=260, cursor="pointer")
     layers.append(unseen.encode(opacity=alt.value(0), tooltip=tooltip))
-    layers += _names(means, reference, domain, colour, shapes, lit(1, 0.35))
+    layers += _names(means, reference, reference_name, domain, colour, shapes, lit(1, 0.35))
     layered = alt.layer(*layers).resolve_scale(color="independent")
-    return layered.properties(width=WIDTH, height=HEIGHT, title=panel_title(title))
+    return layered.properties(width=WIDTH, height=height, title=panel_title(title))
+
+
+def _bars(
+    curves: pd.DataFrame, spread_by: str, means: pd.DataFrame, domain: list[float]
+) -> pd.DataFrame:
+    """A bar at each point of the mean curves, those of one step side by side."""
+    around = mean_curves(curves, spread_by)[[*WHO, "env_steps", "mean"]]
+    around = around.rename(columns={"mean": "around", "env_steps": "at"})
+    bars, end = means.merge(around, on=[*WHO, "at"]), float(means.x.max()) or 1
+    place = bars.name.map({name: i for i, name in enumerate(bars.name.unique())})
+    bars["x"] = (bars.x + place * end / 120).clip(0, end)
+    bars["low"] = (bars["mean"] - bars.around).clip(*domain)
+    bars["high"] = (bars["mean"] + bars.around).clip(*domain)
+    return bars[["algorithm", "name", "x", "low", "high"]].round(3)
+
+
+def schedules(curves: pd.DataFrame) -> alt.LayerChart | None:
+    """What fades meanwhile: ε of exploration, and λ of the runs that have a memory. None where the
+    curves do not say."""
+    kinds = {"epsilon": "ε, chance to explore", "lambda_memory": "λ, weight of the memory"}
+    rows = curves[curves.phase == "online"]
+    parts = [
+        rows[["env_steps", name]].dropna().groupby("env_steps")[name].agg(["min", "max"]).assign(
+            kind=kind).reset_index()
+        for name, kind in kinds.items() if name in rows and rows[name].notna().any()
+    ]  # fmt: skip
+    if not parts:
+        return None
+    table = pd.concat(parts).assign(x=lambda t: t.env_steps / 1000).drop(columns="env_steps")
+    names = [k for k in kinds.values() if k in set(table.kind)]
+    colour = alt.Color("kind:N", title=None, sort=names, scale=alt.Scale(
+        domain=names, range=[theme.QUIET, theme.STYLES["macal_ql"].colour]))  # fmt: skip
+    dash = alt.StrokeDash("kind:N", title=None, sort=names, scale=alt.Scale(
+        domain=names, range=[[1, 0], [6, 4]]))  # fmt: skip
+    base = alt.Chart(csv_data(table.round(4))).encode(
+        x=alt.X("x:Q", title="environment steps (thousands)", axis=clock_axis(),
+                scale=alt.Scale(domain=[0, float(table.x.max()) or 1], nice=False)),
+        y=alt.Y("max:Q", title="ε and λ", scale=alt.Scale(domain=[0, 1]),
+                axis=alt.Axis(values=[0, 0.5, 1])),
+        color=colour, strokeDash=dash,
+        tooltip=["kind:N", alt.Tooltip("x:Q", title="thousand steps"), "max:Q"],
+    )  # fmt: skip
+    line = base.mark_line(strokeWidth=2.5)
+    return alt.layer(line).properties(width=WIDTH, height=60, title=panel_title("What fades", 13))
 
 
 def _drawn(table: pd.DataFrame, clock: str) -> pd.DataFrame:
@@ -169,6 +227,7 @@ def _spaced(rows: pd.Index, shift: int) -> pd.Index:
 def _names(
     means: pd.DataFrame,
     reference: float | None,
+    reference_name: str,
     domain: list[float],
     colour: alt.Color,
     shapes: alt.Scale,
@@ -177,7 +236,7 @@ def _names(
     """The names at the ends of the lines, each with its point shape, apart where they overlap."""
     ends = means.groupby("name", sort=False).tail(1)[["algorithm", "name", "x", "mean"]]
     if reference is not None:
-        end = {"algorithm": "", "name": REFERENCE, "x": means.x.max(), "mean": reference}
+        end = {"algorithm": "", "name": reference_name, "x": means.x.max(), "mean": reference}
         ends = pd.concat([ends, pd.DataFrame([end])])
     gap = LABEL_GAP * (domain[1] - domain[0]) / HEIGHT
     ends = ends.assign(y=spread(ends["mean"].to_numpy(), gap, *domain)).round(3)

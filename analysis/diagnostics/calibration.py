@@ -2,63 +2,107 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from analysis.battles import AT_ONCE, record_with
+from analysis.battles import Battle, at_once, record_with
 from analysis.branches import Point, at_points, branch, spread_points
 from analysis.each import Runs, each_snapshot
+from analysis.events import epsilon_at
 from analysis.kept import key
 from analysis.snapshots import Snapshots
-from analysis.tables import WHO, mean_curves, named
+from analysis.tables import at_the_end, mean_curves
 from ovmse.envs import make_env
 from ovmse.runs.reading import RunError
 
-BATTLES = 32  # of the pre-trained policy, which the points are taken from
+BATTLES = 32  # which the points are taken from
 
 
 def calibration(
-    runs: Runs, points: int = 64, branches: int = 8, most: int | None = None, seed: int = 0
+    runs: Runs,
+    points: int = 32,
+    branches: int = 4,
+    only: Mapping[str, Sequence[int]] | None = None,
+    exploring: bool = False,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """Of `most` snapshots a run, over `points` moments of the pre-trained policy's battles:
+    """Of the snapshots that `only` names, over `points` moments of battles:
 
     `bias` and `bias_sd`: mean and standard deviation of ``b = (Q_tot(tau, a) - G) / |mean G|``
     (REDQ, Chen et al. 2021); `rank`: Spearman's correlation of ``Q_tot`` and ``G``; `q` and `g`:
     their means; `cut`: share of branches that the time limit ended (see `branch`). ``G`` is the
     mean discounted return of `branches` battles that this snapshot's greedy policy plays on from
-    there, after the action that was taken. `remembered_error`: mean of ``Q_offline - G``, where
-    the memory is there. Every snapshot of a pre-training is asked about the same moments.
+    there, after the action that was taken. `remembered_error`: mean of ``Q_offline - G``, and of
+    each third of a battle, `remembered_error_1` to `_3` (see `Snapshots.offline`).
+
+    The battles are the pre-trained policy's own, and every snapshot of a pre-training is asked
+    about the same moments; or, with `exploring`, each snapshot's, which explores as the run did at
+    that time. Then the columns end in `_exploring`.
 
     Raises UserError where the run's backend is missing or cannot put a battle back.
     """
-    moments: dict[str, list[Point]] = {}
+    home: dict[str, list[Point]] = {}
+
+    def moments(run: Snapshots, env_steps: int) -> list[Point]:
+        if exploring:
+            return spread_points(exploring_battles(run, env_steps, seed), points, seed)
+        first = min(run.files)
+        if (pretrained := key(run.files[first])) not in home:
+            c, q = run.config, run.network(first)
+            battles = record_with(q, c, "epsilon_greedy", 0.0, BATTLES, seed)
+            home[pretrained] = spread_points(battles, points, seed)
+        return home[pretrained]
 
     def measure(run: Snapshots, env_steps: int) -> dict[str, float]:
         c = run.config
-        with closing(make_env(c.task, c.backend, AT_ONCE)) as env:
+        with closing(make_env(c.task, c.backend, at_once(c))) as env:
             if not env.exact_state:
                 raise RunError(f"{c.backend} cannot put a battle back: nothing can branch from it")
-            if (pretrained := key(run.files[0])) not in moments:
-                battles = record_with(run.network(0), c, "epsilon_greedy", 0.0, BATTLES, seed)
-                moments[pretrained] = spread_points(battles, points, seed)
-            there = moments[pretrained]
+            there = moments(run, env_steps)
             got = branch(run.network(env_steps), env, there, branches, c.gamma, seed)
         returns = got.returns.mean(1)
         found = against(got.q_tot, returns) | {"cut": float(got.cut.mean())}
-        if run.memory_file:
-            found["remembered_error"] = float((at_points(run.memory(), there)[1] - returns).mean())
-        return found
+        error = at_points(run.offline(), there)[1] - returns
+        return found | by_thirds("remembered_error", error, [third(p) for p in there])
 
     def depends(run: Snapshots, env_steps: int) -> list[str | float | Path]:
-        run.network(0)  # says so where it is missing
-        files = [run.files[env_steps], run.files[0], *filter(None, [run.memory_file])]
         c = run.config
-        return [*files, c.task, c.backend, c.gamma, BATTLES, points, branches, seed]
+        files = [run.files[env_steps], run.files[min(run.files)], run.offline_file]
+        given = [c.task, c.backend, c.gamma, BATTLES, points, branches, seed]
+        if exploring:
+            given += [c.exploration, float(epsilon_at(c, env_steps))]
+        return [*files, *given]
 
-    return each_snapshot(runs, "branches", "Snapshots branched", measure, depends, most)
+    name, title = "branches", "Snapshots branched"
+    if exploring:
+        name, title = "branches_exploring", "Snapshots branched where they explore"
+    found = each_snapshot(runs, name, title, measure, depends, only)
+    return found if not exploring else found.rename(
+        columns={column: f"{column}_exploring" for column in found.columns[2:]}
+    )  # fmt: skip
+
+
+def exploring_battles(run: Snapshots, env_steps: int, seed: int = 0) -> list[Battle]:
+    """Battles of a snapshot that explores as its run did at that time."""
+    c, q = run.config, run.network(env_steps)
+    return record_with(q, c, c.exploration, float(epsilon_at(c, env_steps)), BATTLES // 2, seed)
+
+
+def third(point: Point) -> int:
+    """Which third of its battle a moment lies in, 0 to 2."""
+    return 3 * point.step // point.battle.episode.length
+
+
+def by_thirds(name: str, values: np.ndarray, thirds: Sequence[int] | np.ndarray) -> dict:
+    """The mean of `values` as `name`, and of those of each third of a battle as `name_1` to `_3`;
+    not a number where there are none."""
+    groups = pd.Series(values).groupby(np.asarray(thirds)).mean()
+    each = {f"{name}_{n + 1}": float(groups.get(n, np.nan)) for n in range(3)}
+    return {name: float(values.mean())} | each
 
 
 def against(q_tot: np.ndarray, returns: np.ndarray) -> dict[str, float]:
@@ -73,17 +117,13 @@ def against(q_tot: np.ndarray, returns: np.ndarray) -> dict[str, float]:
 
 def who_is_calibrated(table: pd.DataFrame) -> str:
     """How far each algorithm's values end from what its policy returns, and whether they rank."""
-    bias, rank = mean_curves(table, "bias"), mean_curves(table, "rank")
-    parts = []
-    for who, curve in bias.groupby(list(WHO), sort=False):
-        ranks = rank[(rank.algorithm == who[0]) & (rank.variant == who[1])]["mean"]
-        end, said = curve["mean"].iloc[-1], "over" if curve["mean"].iloc[-1] > 0 else "under"
-        parts.append(
-            f"{named(*who)} {said}-estimates by {abs(100 * end):.0f} % of the mean return, "
-            f"rank {ranks.iloc[-1]:.2f} (lowest {ranks.min():.2f})"
-        )
-    first = bias["mean"].iloc[0], rank["mean"].iloc[0]
+    bias, rank = (mean_curves(table, name)["mean"] for name in ("bias", "rank"))
+    parts = [
+        f"{name} {'over' if r.bias > 0 else 'under'}-estimates by {abs(100 * r.bias):.0f} % of the "
+        f"mean return (rank {r['rank']:.2f}, lowest {r.rank_min:.2f})"
+        for name, r in at_the_end(table, ["bias", "rank"]).set_index("name").iterrows()
+    ]
     return (
-        f"The pre-trained values are {100 * first[0]:+.0f} % off on average and rank the moments "
-        f"with {first[1]:.2f}. After {bias.env_steps.max():,} steps " + "; ".join(parts) + "."
+        f"The pre-trained values are {100 * bias.iloc[0]:+.0f} % off on average and rank the "
+        f"moments with {rank.iloc[0]:.2f}. At the end {'; '.join(parts)}."
     )

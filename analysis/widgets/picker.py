@@ -13,7 +13,7 @@ from analysis.charts.theme import STYLES, label
 from analysis.notebook import SHIPPED
 from analysis.tables import per_cent
 from analysis.widgets.live import has_front_end
-from ovmse.runs.files import DATA_DIR, PROJECT, RUNS
+from ovmse.runs.files import PROJECT, RUNS
 from ovmse.runs.listing import ListedRun, list_runs
 
 SHOWN = 12  # lines of the list before it scrolls
@@ -27,7 +27,7 @@ def pick_runs(*folders: str | Path) -> None:
     """
     if not has_front_end():
         return
-    places = folders or (RUNS, *(DATA_DIR / name for name in SHIPPED))
+    places = folders or (RUNS, SHIPPED)
     chosen = [Path(folder) for folder in places if Path(folder).is_dir()]
     runs = [run for folder in chosen for run in list_runs(folder) if run.env_steps is not None]
     runs.sort(key=lambda run: run.age)

@@ -1,4 +1,4 @@
-"""The command line: ``ovmse train``, ``sweep``, ``runs`` and ``data make | ladder | info``."""
+"""The command line: ``ovmse train``, ``sweep``, ``runs``, ``data`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ovmse.cli.terminal import show_plan, show_runs, show_sweep, show_training, stoppable
+from ovmse.cli.terminal import reading, show_plan, show_runs, show_sweep, show_training, stoppable
 from ovmse.config import Config
-from ovmse.datasets.dataset import data_folder
+from ovmse.datasets.dataset import check_source, data_folder
 from ovmse.datasets.hdf5 import load_dataset
+from ovmse.envs import BACKENDS
 from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS
 from ovmse.runs.files import RUNS, named_path
@@ -44,6 +45,7 @@ path_option = partial(typer.Option, parser=given_path, metavar="PATH")
 MOST_EPISODES, MOST_WORKERS, MOST_SECONDS = 100_000, 256, 1e9
 
 Task = Annotated[str, typer.Option(help="The map, such as 2s3z.")]
+Backend = Annotated[str, typer.Option(help=f"One of {', '.join(BACKENDS)}.")]
 
 
 @app.command()
@@ -193,11 +195,30 @@ def runs(
             print(f"{left} without a readable measurement are left out.")
 
 
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="For a script.")] = False,
+) -> None:
+    """Checks everything that can be wrong with this machine, and says what to do. Changes nothing.
+
+    Takes some seconds. Exit code 1: something is wrong.
+    """
+    from ovmse.cli import doctor as checks
+
+    findings = checks.doctor()
+    print(checks.as_json(findings) if as_json else checks.as_text(findings))
+    if any(finding.state == checks.WRONG for finding in findings):
+        raise typer.Exit(1)
+
+
 @data.command("make")
 def make(
     task: Task = "2s3z",
     quality: Annotated[str, typer.Option(help="medium or medium_replay.")] = "medium",
-    out: Annotated[Path | None, path_option(help="The file; else data/TASK_QUALITY.h5.")] = None,
+    backend: Backend = "smax",
+    out: Annotated[
+        Path | None, path_option(help="The file; else where --dataset QUALITY finds it.")
+    ] = None,
     ladder: Annotated[
         Path | None, path_option(help="A folder of policies; else the shipped one of the map.")
     ] = None,
@@ -216,13 +237,14 @@ def make(
     from ovmse.datasets.card import write_card
     from ovmse.ladders import make_dataset
 
-    out = out or data_folder("smax") / f"{task}_{quality}.h5"
     with one_sentence():
+        known_backend(backend)
+        out = out or data_folder(backend) / f"{task}_{quality}.h5"
         if out.suffix not in (".h5", ".hdf5"):
             raise UserError(f"out: got {str(out)!r}, allowed: a file that ends in .h5")
         if out.exists() and not force:
             raise UserError(f"{out} is there already; --force replaces it")
-        show_training(make_dataset(task, quality, out, ladder, episodes, seed))
+        show_training(make_dataset(task, quality, out, ladder, episodes, seed, backend))
         card = out.with_suffix(".md")
         write_card(load_dataset(out.resolve()), card)
         print(f"The dataset is {out}, its card {card}.")
@@ -231,7 +253,10 @@ def make(
 @data.command()
 def ladder(
     task: Task = "2s3z",
-    out: Annotated[Path | None, path_option(help="The folder; else data/ladders/TASK.")] = None,
+    backend: Backend = "smax",
+    out: Annotated[
+        Path | None, path_option(help="The folder; else where data make finds it.")
+    ] = None,
     work_dir: Annotated[Path | None, path_option(help="Where the training is kept.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the ladder there.")] = False,
@@ -243,24 +268,78 @@ def ladder(
     from ovmse.datasets.dataset import ladder_folder
     from ovmse.ladders import make_ladder
 
-    out = out or ladder_folder(task)
-    work_dir = work_dir or RUNS / "ladders" / f"{task}_seed{seed}"
     with one_sentence():
+        known_backend(backend)
+        out = out or ladder_folder(task, backend)
+        name = task if backend == "smax" else f"{task}_{backend}"
+        work_dir = work_dir or RUNS / "ladders" / f"{name}_seed{seed}"
         if (out / "ladder.json").exists() and not force:
             raise UserError(f"{out} holds a ladder already; --force replaces it")
-        show_training(make_ladder(task, out, work_dir, seed))
+        show_training(make_ladder(task, out, work_dir, seed, backend))
         print(f"The ladder is {out}.")
 
 
 @data.command()
 def info(
     name: Annotated[str, typer.Argument(help="A shipped dataset, such as 2s3z_medium, or a file.")],
+    backend: Backend = "smax",
 ) -> None:
     """Prints what a dataset holds, as JSON."""
     from ovmse.datasets.card import dataset_statistics
 
     with one_sentence():
-        print(json.dumps(dataset_statistics(load_dataset(name)), indent=1))
+        known_backend(backend)
+        with reading() as progress:
+            dataset = load_dataset(name, backend=backend, progress=progress)
+        print(json.dumps(dataset_statistics(dataset), indent=1))
+
+
+@data.command()
+def convert(
+    source: Annotated[
+        Path, path_argument(help="A vault's folder ({map}.vlt/{uid}) or an HDF5 file.")
+    ],
+    quality: Annotated[str, typer.Option(help="Its quality, such as medium.")],
+    task: Task = "2s3z",
+    backend: Backend = "smac",
+    out: Annotated[
+        Path | None, path_option(help="The file; else where --dataset QUALITY finds it.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the file if it is there.")
+    ] = False,
+) -> None:
+    """Writes a public dataset as one compressed HDF5 file in CFCQL's layout, with its card.
+
+    Example: ovmse data convert vaults/og_marl/smac_v1/2s3z.vlt/Good --task 2s3z --quality good
+    """
+    from ovmse.datasets.card import write_card
+    from ovmse.datasets.hdf5 import write_dataset
+    from ovmse.envs.base import EnvSpec
+
+    with one_sentence():
+        known_backend(backend)
+        out = out or data_folder(backend) / f"{task}_{quality}.h5"
+        if out.exists() and not force:
+            raise UserError(f"{out} is there already; --force replaces it")
+        with reading() as progress:
+            read = load_dataset(source, progress=progress)
+        spec = EnvSpec(
+            task, backend, read.n_agents, read.n_actions, read.obs_size, read.state_size,
+            read.episode_limit,
+        )  # fmt: skip
+        check_source(source, read.attrs, task, backend)
+        origin = {"quality": quality, "source": source.name, "source_sha256": read.checksum}
+        write_dataset(out, read.episodes, spec, origin)
+        card = out.with_suffix(".md")
+        write_card(load_dataset(out.resolve()), card)
+        print(f"The dataset is {out}, its card {card}.")
+
+
+def known_backend(name: str) -> None:
+    """Raises UserError for a backend that is none."""
+    if name not in BACKENDS:
+        raise UserError(f"--backend: got {name!r}, allowed: {', '.join(BACKENDS)}")
 
 
 def settings_given(texts: list[str] | None) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -50,6 +50,15 @@ def show_training(events: Iterator[Event]) -> None:
                     print(f"{event.phase}: {event.done:,} of {event.total:,} {event.unit}, {won}")
                 bars.update(rows[event.phase], win=won)  # type: ignore[arg-type]
             bars.update(rows[event.phase], completed=event.done)  # type: ignore[arg-type]
+
+
+@contextmanager
+def reading() -> Iterator[Callable[[int, int], None]]:
+    """A bar for a person while a dataset is read, on standard error."""
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
+        bar = bars.add_task("reading", total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 def show_sweep(events: Iterator[SweepProgress], title: str) -> SweepProgress:
@@ -109,6 +118,9 @@ def show_plan(plan: Plan, cost: Estimate, workers: int | None) -> None:
         )
     elif cost.left:
         print("No finished run is like them, so there is no estimate of time and disk.")
+    if cost.memory:
+        here = f", {workers * cost.memory / 1e9:.0f} GB here" if workers else ""
+        print(f"The games of a worker take about {cost.memory / 1e9:.0f} GB of memory{here}.")
 
 
 def _sweep_table(state: SweepProgress, title: str, most: int) -> Table:

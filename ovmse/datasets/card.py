@@ -62,9 +62,14 @@ def dataset_statistics(dataset: Dataset) -> dict[str, Any]:
         "length_mean": dataset.transitions / len(episodes),
         "truncated": sum(not e.terminated for e in episodes) / len(episodes),
         "win_rate": sum(known) / len(known) if len(known) == len(episodes) else None,
-        "bytes": dataset.path.stat().st_size,
+        "bytes": _bytes(dataset.path),
         "sha256": dataset.checksum,
     }
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _fingerprint(*arrays: np.ndarray) -> bytes:

@@ -68,6 +68,9 @@ def dataset_path(task: str, dataset: str, backend: str) -> Path:
     if os.sep in dataset or dataset.endswith((".h5", ".hdf5")):
         return find_dataset(dataset)
     folder, name = data_folder(backend), f"{task}_{dataset}"
+    vault = folder / f"{task}.vlt" / dataset
+    if is_vault(vault) and not (folder / f"{name}.h5").is_file():
+        return vault
     if not (folder / f"{name}.h5").is_file():
         held = sorted(p.stem.removeprefix(f"{task}_") for p in folder.glob(f"{task}_*.h5"))
         hint = did_you_mean(dataset.removeprefix(f"{task}_"), held)
@@ -79,11 +82,18 @@ def dataset_path(task: str, dataset: str, backend: str) -> Path:
     return folder / f"{name}.h5"
 
 
+def is_vault(path: Path) -> bool:
+    """Whether a folder is one of OG-MARL's vaults (see ``vault.py``)."""
+    return (path / "manifest.ocdbt").is_file()
+
+
 def find_dataset(name_or_path: str | Path, backend: str = "smax") -> Path:
     """The file that ``load_dataset`` reads for a name or path; raises DatasetError if none."""
     path, folder = named_path(name_or_path, "dataset"), data_folder(backend)
     bare = path.name == str(name_or_path)  # no folder is named
     if path.is_file() and (path.suffix or not bare):
+        return path
+    if is_vault(path):
         return path
     if bare:
         shipped = folder / (path.name if path.suffix else f"{path.name}.h5")
@@ -95,15 +105,20 @@ def find_dataset(name_or_path: str | Path, backend: str = "smax") -> Path:
             "(the path of an HDF5 file is allowed too)"
         )
     if path.is_dir():
-        raise DatasetError(f"{path} is a folder, not an HDF5 file")
+        raise DatasetError(f"{path} is a folder, neither an HDF5 file nor a vault")
     if path.exists():
         raise DatasetError(f"{path} is not a regular file")
     raise DatasetError(f"{path} does not exist")
 
 
 def file_checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; raises DatasetError if it cannot be read."""
+    """SHA-256 of a file, in hexadecimal, or of a vault's files in order; raises DatasetError if it
+    cannot be read."""
     try:
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.is_file())
+            sums = [f"{p.relative_to(path).as_posix()} {file_checksum(p)}" for p in files]
+            return hashlib.sha256("\n".join(sums).encode()).hexdigest()
         about = path.stat()
         return _checksum(path, about.st_size, about.st_mtime_ns, about.st_ino)
     except OSError as error:

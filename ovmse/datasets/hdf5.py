@@ -31,7 +31,7 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ from ovmse.datasets.dataset import (
     file_checksum,
     find_dataset,
 )
+from ovmse.datasets.vault import read_vault
 from ovmse.envs.base import EnvSpec
 from ovmse.episodes import Episode
 from ovmse.runs.files import replacing
@@ -215,18 +216,24 @@ def _fitting(where: str, episode: Episode, spec: EnvSpec) -> Episode:
 
 
 def load_dataset(
-    name_or_path: str | Path, spec: EnvSpec | None = None, backend: str = "smax"
+    name_or_path: str | Path,
+    spec: EnvSpec | None = None,
+    backend: str = "smax",
+    progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Reads a dataset by name (``"2s3z_medium"``: that file of the backend's data) or by path.
 
-    The file may be ours or another project's (see the top of this module). It is read in blocks
-    of episodes, so memory holds the unpadded episodes and one padded block.
+    The file may be ours or another project's (see the top of this module), or a vault's folder
+    (``vault.py``). It is read in blocks of episodes, so memory holds the unpadded episodes and one
+    padded block. progress: called with the episodes (of a vault: steps) read, and their number.
 
     Raises DatasetError if the file is missing, not HDF5, damaged or of another layout; if it is of
     another task than ``spec`` (where given); or if an episode takes an action that is not
     available, is not finite, or exceeds half precision (65504 in obs and state).
     """
     path = find_dataset(name_or_path, spec.backend if spec else backend)
+    if path.is_dir():
+        return read_vault(path, spec, progress)
     checksum = file_checksum(path)
     with _opened(path) as (file, attrs):
         with _whole(path):
@@ -257,11 +264,15 @@ def load_dataset(
                 cut = _cut(block, b, int(lengths[i]), bool(ended[i]), bool(marked[i]))
                 cut.won = won[i]
                 read.append(checked(f"{path}: episode {i}", cut))
+            if progress is not None:
+                progress(len(read), episodes)
     return Dataset(path, read, **sizes, episode_limit=rows - 1, attrs=attrs, checksum=checksum)
 
 
 def require_source(path: Path, task: str, backend: str) -> None:
     """Raises DatasetError if the file is no dataset, or if it says that it is of another task."""
+    if path.is_dir():
+        return  # a vault says nothing of itself
     with _opened(path) as (_, attrs):
         check_source(path, attrs, task, backend)
 

@@ -6,13 +6,18 @@ from collections.abc import Callable
 
 from ovmse.envs.base import EnvSpec, Frame, Step, Units, VectorEnv
 from ovmse.envs.climb import CLIMB_TASKS, ClimbEnv
+from ovmse.envs.smac import SMAC_MAPS, SmacEnv
 from ovmse.envs.smax import SMAX_MAPS, SmaxEnv
 from ovmse.errors import UserError
 
 # What each backend can play; the first that has a task is the task's default.
-MAPS: dict[str, tuple[str, ...]] = {"smax": SMAX_MAPS, "climb": CLIMB_TASKS}
+MAPS: dict[str, tuple[str, ...]] = {"smax": SMAX_MAPS, "climb": CLIMB_TASKS, "smac": SMAC_MAPS}
 BACKENDS = tuple(MAPS)
-_MAKERS: dict[str, Callable[[str, int, int], VectorEnv]] = {"smax": SmaxEnv, "climb": ClimbEnv}
+_MAKERS: dict[str, Callable[[str, int, int], VectorEnv]] = {
+    "smax": SmaxEnv,
+    "climb": ClimbEnv,
+    "smac": SmacEnv,
+}
 
 
 def make_env(task: str, backend: str = "smax", num_envs: int = 16, seed: int = 0) -> VectorEnv:

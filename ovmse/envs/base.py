@@ -76,6 +76,9 @@ class Step:
     (cut by the time limit), won ``[E]`` bool.
     void ``[E]`` bool, or None for no battle: the engine failed, and the next battle began. Nothing
     of such a battle is stored or counted; its other entries here mean nothing.
+    waiting ``[E]`` bool, or None for no battle: its next battle has not begun yet, so that ``now``
+    shows nothing of it. Whatever its agents do takes no step.
+    failed_starts: how often a battle failed before it had begun.
     """
 
     now: Frame
@@ -85,6 +88,8 @@ class Step:
     truncated: np.ndarray
     won: np.ndarray
     void: np.ndarray | None = None
+    waiting: np.ndarray | None = None
+    failed_starts: int = 0
 
 
 class VectorEnv(Protocol):

@@ -51,7 +51,7 @@ _RESUME = re.compile(r"(state|part)_\d+\.safetensors")
 _OURS = rf"(config|resume|result)\.json|fixed\.h5|{_SNAPSHOT.pattern}|{_RESUME.pattern}"
 _TEMPORARY = re.compile(rf"\.({_OURS})\.\d+")
 # In config.json beside the settings: what is noted when the run begins, and never compared.
-NOTED = ("pretrained", "made_by", "continue_with_other_code")
+NOTED = ("pretrained", "made_by", "continue_with_other_code", "engine")
 
 
 class RunDirectory:

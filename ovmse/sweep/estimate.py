@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from ovmse.envs.smac_setup import GAME_BYTES
 from ovmse.runs.files import folders_with, read_json
 from ovmse.runs.listing import RECORD, read_record
 from ovmse.sweep.grid import Plan
@@ -28,6 +29,7 @@ class Estimate:
     finished: int  # runs that were looked at
     core_hours: float
     size: float
+    memory: float  # bytes of the games that one run holds, at most; 0 for other backends
 
 
 def estimate(plan: Plan, folders: Iterable[Path], retry_failed: bool) -> Estimate:
@@ -58,7 +60,9 @@ def estimate(plan: Plan, folders: Iterable[Path], retry_failed: bool) -> Estimat
                 means.append([sum(column) / len(known) for column in zip(*known, strict=True)])
                 break
     hours = sum(seconds for seconds, _ in means) / 3600
-    return Estimate(len(left), len(means), finished, hours, sum(size for _, size in means))
+    games = [run.config.num_envs for run in left if run.config and run.config.backend == "smac"]
+    size, memory = sum(size for _, size in means), max(games, default=0) * GAME_BYTES
+    return Estimate(len(left), len(means), finished, hours, size, memory)
 
 
 @cache

@@ -244,7 +244,8 @@ def _ordered(value: Any) -> Any:
 def _how_to_make(config: Config) -> str:
     known = ladder_folder(config.task, config.backend).is_dir()
     if known and config.dataset in ("medium", "medium_replay"):
-        return f"; make it: ovmse data make --task {config.task} --quality {config.dataset}"
+        made = f"; make it: ovmse data make --task {config.task} --quality {config.dataset}"
+        return made if config.backend == "smax" else f"{made} --backend {config.backend}"
     return ""
 
 

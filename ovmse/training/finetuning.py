@@ -40,7 +40,7 @@ from ovmse.training.phase import (
     stopped,
     stream_seed,
 )
-from ovmse.training.recording import Recorder
+from ovmse.training.recording import EngineNote, Recorder
 from ovmse.training.replay import ReplayBuffer
 from ovmse.training.rollout import Rollout
 
@@ -127,6 +127,7 @@ class OnlinePhase:
             frozen, self.target == "ovm", self.batch_rng,
         )  # fmt: skip
         self.recorder, self.clock = Recorder(run), Clock()
+        self.engine = EngineNote(run, env)
         self.env_steps = self.next_test = 0
         self.due = 0  # battles that no update has answered yet
 
@@ -189,7 +190,7 @@ class OnlinePhase:
         if not self.rollout.started:
             self.rollout.start(stream_seed(c.seed, "battles", self.env_steps))
         finished, void = self.rollout.step(self.learner.q, c.exploration, self.epsilon)
-        self.env_steps += c.num_envs - sum(void)
+        self.env_steps += self.rollout.played - sum(void)
         self.recorder.void(len(void))
         for _, episode in finished:
             self.recorder.battle(episode, self.env_steps)
@@ -239,6 +240,7 @@ class OnlinePhase:
         self.run.snapshot(f"online_{self.env_steps:08d}", self.learner.q.state_dict())
         if self.env.shares_tests and not self.ended:
             self.env_steps -= self.rollout.give_up()  # the tests took the place of these battles
+        self.engine.write()
         self._save(row["wall_s"])
         return row
 

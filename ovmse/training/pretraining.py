@@ -32,6 +32,7 @@ from ovmse.training.phase import (
     stopped,
     stream_seed,
 )
+from ovmse.training.recording import EngineNote
 from ovmse.training.rollout import collect
 
 
@@ -55,7 +56,7 @@ def _learn(config: Config, run: RunDirectory, env: VectorEnv) -> Iterator[Progre
     dataset = open_dataset(config, env.spec, config.batch_size)
     learner = new_learner(config, env.spec, offline_settings(config), "offline cql")
     rng = np.random.default_rng(stream_seed(config.seed, "offline batches"))
-    clock = Clock()
+    clock, engine = Clock(), EngineNote(run, env)
     point = run.load_point()
     if point is not None:
         meta, tensors, _ = point
@@ -98,6 +99,7 @@ def _learn(config: Config, run: RunDirectory, env: VectorEnv) -> Iterator[Progre
     rng = np.random.default_rng(seed)
     fixed = list(collect(learner.q, env, config.fixed_battles, rng, seed=seed))
     origin = {"policy": "greedy, at the end of pre-training", "seed": config.seed}
+    engine.write()
     write_dataset(run.path / FIXED_FILE, fixed, env.spec, origin)
     run.snapshot(FINAL_SNAPSHOT, learner.state_dict())
     run.finish({"updates": learner.updates, "wall_s": clock.seconds(), **machine()})

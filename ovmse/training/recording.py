@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+from typing import Any
+
 import numpy as np
 
+from ovmse.envs.base import VectorEnv
 from ovmse.episodes import Episode
 from ovmse.runs.directory import RunDirectory
+from ovmse.runs.reading import stored_config
 
 
 class Recorder:
@@ -62,3 +67,25 @@ class Recorder:
             found["void_battles"] = self._void
         self._forget()
         return found
+
+
+class EngineNote:
+    """Writes down which game the battles of a run were played in, and with which seeds.
+
+    In ``config.json`` as ``engine``, where an environment has one (``env.engine()``): its versions,
+    and for each battle at once the seeds of its games, those of earlier starts of the run first.
+    """
+
+    def __init__(self, run: RunDirectory, env: VectorEnv) -> None:
+        self.run, self.ask = run, getattr(env, "engine", None)
+        before = stored_config(run.path).get("engine")
+        self.before: list[list[int]] = before.get("seeds", []) if isinstance(before, dict) else []
+        self.written: dict[str, Any] = {}
+
+    def write(self) -> None:
+        """To be called after battles; writes only what is new."""
+        if self.ask is None or (now := self.ask()) == self.written:
+            return
+        both = zip_longest(self.before, now["seeds"], fillvalue=())
+        self.run.note(engine={**now, "seeds": [[*old, *new] for old, new in both]})
+        self.written = now

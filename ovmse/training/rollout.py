@@ -44,7 +44,9 @@ class Rollout:
             "hidden": np.zeros((battles * spec.n_agents, hidden_size), np.float32),
         }
         self.now: Frame | None = None
+        self.waiting: np.ndarray | None = None  # as in Step
         self.void_in_a_row = 0
+        self.played = 0  # battles that took part in the last step
 
     @property
     def started(self) -> bool:
@@ -58,7 +60,7 @@ class Rollout:
 
     def start(self, seed: int | None = None) -> None:
         """Begins every battle; the same seed, the same battles."""
-        self.now = self.env.reset(seed)
+        self.now, self.waiting = self.env.reset(seed), None
 
     def give_up(self) -> int:
         """Forgets the battles under way, whose steps it returns; ``start`` begins new ones."""
@@ -71,7 +73,8 @@ class Rollout:
         self, q: QFunction, exploration: str, epsilon: float
     ) -> tuple[list[tuple[int, Episode]], list[int]]:
         """One step of every battle; the battles that ended, as ``(slot, episode)``, and how many
-        steps each took that is void: nothing of it is left. Raises RunError where all are void."""
+        steps each took that is void: nothing of it is left. A battle that waits takes no step, and
+        one that failed before it began took none. Raises RunError where all are void."""
         if self.now is None:
             raise ValueError("call start() before step()")
         p, now, device = self.under_way, self.now, q.device
@@ -98,22 +101,24 @@ class Rollout:
             ("gap", gap),
         ):
             p[name][slots, t] = value
-        p["length"] += 1
+        idle = np.zeros_like(step.terminated) if self.waiting is None else self.waiting
+        self.played = len(idle) - int(idle.sum())
+        p["length"] += ~idle  # what a waiting battle has written, its first step will overwrite
         p["last_actions"][:] = actions
         p["hidden"][:] = hidden.cpu().numpy()
 
         void = np.zeros_like(step.terminated) if step.void is None else step.void
         ended = np.flatnonzero((step.terminated | step.truncated) & ~void)
         episodes = [(slot, self._episode(slot, step)) for slot in ended.tolist()]
-        lost = p["length"][void].tolist()
+        lost = p["length"][void].tolist() + [0] * step.failed_starts
         self.void_in_a_row = 0 if episodes else self.void_in_a_row + len(lost)
         if self.void_in_a_row >= MOST_VOID * self.env.num_envs:
             raise RunError(
                 f"{self.env.spec.backend} declared {self.void_in_a_row} battles void in a row: "
                 "nothing can be learnt from it"
             )
-        self._forget(np.concatenate([ended, np.flatnonzero(void)]))
-        self.now = step.now
+        self._forget(np.concatenate([ended, np.flatnonzero(void | idle)]))
+        self.now, self.waiting = step.now, step.waiting
         return episodes, lost
 
     def _episode(self, slot: int, step: Step) -> Episode:

@@ -15,7 +15,7 @@ from ovmse.envs import make_env
 from ovmse.runs.reading import RunError
 from ovmse.training.rollout import collect
 
-RUN = ROOT / "data/figure1/ovmse_seed10"
+RUN = ROOT / "data/runs/2s3z/ovmse"
 
 
 @pytest.fixture(scope="module")
@@ -92,5 +92,5 @@ def test_an_opinion_is_what_acting_and_mixing_step_by_step_give(battles) -> None
 
 
 def test_a_snapshot_that_is_not_there_is_said_with_those_that_are() -> None:
-    with pytest.raises(RunError, match="no snapshot at 5 steps, but at: 0, 2,000"):
+    with pytest.raises(RunError, match="no snapshot at 5 steps, but at: 0, 4,000"):
         record(RUN, 5)

@@ -20,7 +20,7 @@ from ovmse.envs.climb import EPISODE_LIMIT, STATES, TOP, _game
 from ovmse.episodes import EpisodeBatch
 from ovmse.method.learner import new_q_function
 
-RUN = ROOT / "data/figure1/ovmse_seed10"
+RUN = ROOT / "data/runs/2s3z/ovmse"
 GAMMA = 0.99
 
 

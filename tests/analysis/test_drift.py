@@ -23,15 +23,16 @@ from ovmse.errors import UserError
 from ovmse.runs.directory import checksum
 from ovmse.runs.reading import RunError
 
-RUN = "ovmse_seed10"
+RUN = "ovmse"
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     """One shipped run with its pre-training and three snapshots."""
     folder = tmp_path / "runs"
-    others = [f"{name}_seed10" for name in ("macql", "se", "switch_cql")]
-    shutil.copytree(ROOT / "data/figure1", folder, ignore=shutil.ignore_patterns(*others, "cache"))
+    for name in (RUN, "pretrain"):
+        source = ROOT / "data/runs/2s3z" / name
+        shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("cache"))
     for snapshot in sorted((folder / RUN / "snapshots").iterdir())[:-3]:
         snapshot.unlink()
     return folder
@@ -120,13 +121,14 @@ def test_a_replay_that_is_not_what_training_recorded_is_refused(
 ) -> None:
     """Half precision rounds a weight by up to 2⁻¹¹ of it, and so may answer otherwise."""
     snapshot = sorted((runs / RUN / "snapshots").iterdir())[1]
-    if halved:
-        save_file({n: t.half() for n, t in load_file(snapshot).items()}, snapshot)
+    if not halved:  # the shipped ones are
+        save_file({n: t.float() for n, t in load_file(snapshot).items()}, snapshot)
     at = int(snapshot.stem.removeprefix("online_"))
+    recorded = float(drift.replay(runs).q_fixed[1])
     rows = [json.loads(line) for line in (runs / RUN / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
         if row["phase"] == "online" and row["env_steps"] == at:
-            row["q_fixed"] *= factor if factor == factor else 1
+            row["q_fixed"] = recorded * factor if factor == factor else recorded
     (runs / RUN / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if factor != factor:
         save_file({n: t * factor for n, t in load_file(snapshot).items()}, snapshot)

@@ -41,8 +41,8 @@ def test_the_runs_made_here_and_those_that_ship_are_listed(
     monkeypatch.setattr(picker, "has_front_end", lambda: True)
     monkeypatch.setattr(picker, "display", shown.append)
     monkeypatch.setattr(picker, "RUNS", runs)
-    monkeypatch.setattr(picker, "DATA_DIR", runs.parent / "data")
-    for name in ("runs", "figure1"):
+    monkeypatch.setattr(picker, "SHIPPED", runs.parent / "data")
+    for name in ("2s3z", "6h_vs_8z"):
         write_runs(runs.parent / "data" / name, seeds=(4,))
     picker.pick_runs()
     assert len(shown[0].children[0].options) == 12

@@ -22,6 +22,7 @@ from analysis.charts.player.stored import stored
 from analysis.charts.player.view import view
 from analysis.charts.show import VEGA, vega_mimebundle
 from analysis.moments import Moments, moment, watch
+from analysis.report import write_report
 from analysis.snapshots import Snapshots
 from analysis.whatif import WhatIf
 from ovmse.config import Config
@@ -31,7 +32,7 @@ from ovmse.episodes import Episode, ExplorationRecord
 from ovmse.errors import UserError
 from ovmse.method.learner import new_q_function
 
-RUN = Snapshots(ROOT / "data/figure1/ovmse_seed10")
+RUN = Snapshots(ROOT / "data/runs/2s3z/ovmse")
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +64,10 @@ def after(found: list[str], beginning: str) -> float:
     return float(value)
 
 
-@pytest.mark.parametrize("step", [0, 20, 59])
+@pytest.mark.parametrize("step", [0, 20, -1])
 def test_a_step_shows_its_values_actions_and_available_bars(seen, spec, step) -> None:
     battle, opinion = seen.battles[0], seen.opinions[0]
+    step %= battle.episode.length
     svg = drawn(spec, step=step)
     found, episode = texts(svg), battle.episode
     assert f"Step {step} of {episode.length}. " in " ".join(found)
@@ -112,9 +114,10 @@ def test_an_action_that_is_not_available_has_no_values(seen, spec) -> None:
 
 
 def test_after_the_last_step_the_end_is_seen(seen, spec) -> None:
-    found = texts(drawn(spec, step=seen.battles[0].episode.length))
+    last = seen.battles[0].episode.length
+    found = texts(drawn(spec, step=last))
     over = "is won" if seen.battles[0].episode.won else "is lost"
-    assert any(t.startswith("Step 60 of 60") and over in t for t in found)
+    assert any(t.startswith(f"Step {last} of {last}") and over in t for t in found)
     living = int((seen.battles[0].units[-1].health > 0).sum())
     assert found.count("×") == 10 - living
 
@@ -126,7 +129,7 @@ def test_it_begins_paused_at_the_first_event_and_names_its_signals(seen, spec) -
     episode = seen.battles[0].episode
     strayed = (episode.actions != episode.exploration.greedy).any(1)
     assert signals["step"]["value"] == seen.start == np.flatnonzero(strayed)[0]
-    assert "$schema" not in spec and spec["description"].startswith("A title. A battle")
+    assert "$schema" not in spec and spec["description"].startswith("A title. The units")
     assert spec["width"] + 2 * spec["padding"] + 38 <= 700  # 38: the menu of the chart
 
 
@@ -145,6 +148,10 @@ def test_it_shows_as_vega_and_a_picture_alone_and_a_battle_is_small(seen, tmp_pa
         sizes.append(file.stat().st_size)
     assert sizes[1] - sizes[0] <= LIMIT / 2  # what-if and all; 6h_vs_8z has twice as much
     assert sizes[0] <= 130_000
+    page = write_report(file, tmp_path / "a.html").read_text()
+    assert page.count('<figure class="chart" data-mode="vega">') == 1
+    assert 'alt="A battle, step by step. The units of both teams' in page
+    assert page.count("window.vegaEmbed=") == 1
 
 
 def test_numbers_come_back_within_half_a_step_and_the_rest_exactly(rng) -> None:
@@ -195,8 +202,9 @@ def test_the_table_of_a_moment_is_what_the_arrays_say(seen) -> None:
         assert row.q_greedy == pytest.approx(free.max(), abs=1e-3)
         assert row.q_tot == opinion.q_tot[8] and row.returns == opinion.returns[8]
     assert len(table) == 5
-    with pytest.raises(UserError, match="step: got 60, allowed: 0 to 59"):
-        moment(battle, opinion, 60)
+    last = episode.length
+    with pytest.raises(UserError, match=f"step: got {last}, allowed: 0 to {last - 1}"):
+        moment(battle, opinion, last)
 
 
 def test_without_decoded_units_there_are_curves_and_a_sentence() -> None:

@@ -128,11 +128,10 @@ def test_runs_are_listed_and_picked(of: Snapshots, monkeypatch, tmp_path: Path) 
     with pytest.raises(UserError, match=f"called 'x', but: {runs[0].name}, {other.name}"):
         run_given("x", runs)
     assert runs_given([str(other)]) == [other]
-    monkeypatch.setattr("analysis.notebook.DATA_DIR", tmp_path)
-    (tmp_path / "figure1").symlink_to(of.run.parent)
+    monkeypatch.setattr("analysis.notebook.SHOWN", of.run.parent)  # those that ship
     assert {r.name for r in runs_given("")} == {of.run.name, other.name}
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "one").symlink_to(other)  # those that ship now
+    (tmp_path / "one").symlink_to(other)
+    monkeypatch.setattr("analysis.notebook.SHOWN", tmp_path)
     with pytest.raises(UserError, match="there is no run in"):  # links are not followed
         runs_given("")
 

@@ -19,7 +19,7 @@ from ovmse.episodes import EpisodeBatch
 from ovmse.method.learner import Learner, new_q_function
 from ovmse.training.phase import online_settings
 
-RUN = Snapshots(ROOT / "data/figure1/ovmse_seed10")
+RUN = Snapshots(ROOT / "data/runs/2s3z/ovmse")
 
 
 @pytest.fixture(scope="module")

@@ -425,6 +425,11 @@ def test_the_estimate_is_the_mean_of_the_runs_most_alike(tmp_path: Path) -> None
     grid.write_text(QMIX + ", preset: paper, seed: 0}")
     paper = plan(load_grid(grid), tmp_path / "runs")
     assert estimate(paper, [tmp_path / "runs"], False).known == 0  # nothing is alike
+    assert cost.memory == 0
+    games_of = QMIX.replace("climb_monotone", "2s3z") + ", seed: 0..1, backend: smac, num_envs: 3}"
+    grid.write_text(games_of)
+    games = estimate(plan(load_grid(grid), tmp_path / "runs"), [tmp_path / "runs"], False)
+    assert games.memory == 3 * 2**30
 
 
 def test_the_time_left_counts_a_shared_pre_training_once(tmp_path: Path) -> None:

@@ -30,9 +30,9 @@ from ovmse.errors import UserError
 
 LIMIT = 60_000  # bytes of one battle in a file
 DESCRIPTION = (
-    "A battle step by step: the units of both teams, who explores and who attacks whom; the team's "
-    "values over the battle; each agent's value of every available action. The slider takes the "
-    "arrow keys, Home and End; there the space key plays and pauses."
+    "The units of both teams at each step, who explores and who attacks whom; the team's values "
+    "over the battle; each agent's value of every available action. The slider takes the arrow "
+    "keys, Home and End, and there the space key plays and pauses."
 )
 LETTERS = {"font": theme.FONT, "fill": theme.AROUND, "fontSize": 13, "baseline": "middle"}
 PLAY, PAUSE = "M-5,-7L8,0L-5,7Z", "M-5,-7h4v14h-4ZM3,-7h4v14h-4Z"
@@ -76,7 +76,8 @@ def player(
     if max(_size(k) for k in kept) > LIMIT:
         raise UserError(f"a battle of {len(agents)} agents takes more than {LIMIT:,} bytes")
     targets = all(name in k for name in CHANGES for k in kept)
-    return Player(_spec(title, battles, kept, agents, names, bool(what_ifs), targets, start))
+    agent = _first_strayed(battles[0], opinions[0], start)
+    return Player(_spec(title, battles, kept, agents, names, bool(what_ifs), targets, start, agent))
 
 
 def _spec(
@@ -88,6 +89,7 @@ def _spec(
     what_if: bool,
     targets: bool,
     start: int,
+    agent: int,
 ) -> dict[str, Any]:
     uid = f"player-{hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:8]}-{next(_number)}"
     below = bars(agents, names, what_if)
@@ -96,12 +98,12 @@ def _spec(
         parts.append(changes(below.end, agents, targets))
     said = f"={json.dumps(title)} + ', ' + b.label" if len(kept) > 1 else title
     head = [
-        text(x=0, y=10, text=said, fontSize=18, fontWeight="bold", limit=WIDTH - 96),
+        text(x=0, y=10, text=said, fontSize=16, fontWeight="bold", limit=WIDTH - 96),
         *_press(),
         text(x=0, y=36, text=f"={_status()}", fontSize=14, limit=WIDTH),
     ]
     signals = [
-        *controls(uid, kept, start, len(agents) if what_if else 0, len(names)),
+        *controls(uid, kept, start, len(agents) if what_if else 0, len(names), agent),
         {"name": "names", "value": names},
         {"name": "targets", "value": _targets(battles[0], names)},
     ]
@@ -161,6 +163,12 @@ def _check(
             raise UserError("an opinion is of another battle: their steps differ")
 
 
+def _first_strayed(battle: Battle, opinion: Opinion, step: int) -> int:
+    """The first agent that takes another than the greedy action at a step; the first, if none."""
+    strayed = battle.episode.actions != opinion.greedy(battle.episode)
+    return int(strayed[step].argmax()) if step < len(strayed) else 0
+
+
 def _targets(battle: Battle, names: list[str]) -> list[int]:
     """The unit that each action attacks, or -1."""
     ours = int((battle.units[0].team == 0).sum()) if battle.units else 0
@@ -172,7 +180,7 @@ def _targets(battle: Battle, names: list[str]) -> list[int]:
 
 def _label(number: int, battle: Battle) -> str:
     won = {True: "won", False: "lost", None: "played"}[battle.episode.won]
-    return f"battle {number}: {won} in {battle.episode.length} steps"
+    return f"battle {number}: {won}"
 
 
 def _size(kept: dict[str, Any]) -> int:

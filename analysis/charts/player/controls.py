@@ -15,9 +15,11 @@ from analysis.charts.player.parts import Marks
 NATIVE = {"data-lm-suppress-shortcuts": "true", "form": "none"}  # keys, and Enter, stay with it
 
 
-def controls(uid: str, battles: Marks, start: int, agents: int, actions: int) -> Marks:
+def controls(
+    uid: str, battles: Marks, start: int, agents: int, actions: int, agent: int = 0
+) -> Marks:
     """uid: a name that no other player of the page has. battles: as of `stored`. agents and
-    actions: how many the what-if panel may change; none, no panel."""
+    actions: how many the what-if panel may change, `agent` at first; none, no panel."""
     press: Marks = [
         {"markname": "press", "type": "click"},
         {"source": "window", "type": "click", "filter": [f"event.target.id == '{uid}-play'"]},
@@ -28,6 +30,7 @@ def controls(uid: str, battles: Marks, start: int, agents: int, actions: int) ->
             "consume": True,
         },
     ]
+    slid = {"source": "window", "type": "input", "filter": [f"event.target.id == '{uid}-step'"]}
     which = _input("Number", "battle", 1, len(battles)) if len(battles) > 1 else {}
     button = NATIVE | {
         "input": "button",
@@ -57,21 +60,23 @@ def controls(uid: str, battles: Marks, start: int, agents: int, actions: int) ->
             (press, "!playing && t == b.steps ? 0 : t"),
             ({"signal": "due"}, "min(t + 1, b.steps)"),
             ({"signal": "b"}, "0"),
+            # The slider is as long as the longest battle: it goes back to the end of this one.
+            (slid, "min(event.target.value, b.steps)"),
             ("@slot:click, @event:click", "datum.t"),
             ("@slot:pointermove", "event.buttons == 1 ? datum.t : step"),
             **_input("Range", "step", 0, longest, id=f"{uid}-step"),
         ),
         {"name": "t", "update": "clamp(+step, 0, b.steps)"},
         {"name": "speed", "value": 4, **_input("Range", "steps a second", 1, 16)},
-        *(_changes(agents, actions) if agents else []),
+        *(_changes(agents, actions, agent) if agents else []),
     ]  # fmt: skip
 
 
-def _changes(agents: int, actions: int) -> Marks:
+def _changes(agents: int, actions: int, agent: int) -> Marks:
     """Which agent acts otherwise (`who`), and how (`action`, from 1; 0: as it would greedily)."""
     return [
         _signal(
-            "agent", 1, ("@cell:click, @event:click", "datum.i + 1"),
+            "agent", agent + 1, ("@cell:click, @event:click", "datum.i + 1"),
             **_input("Number", "what if agent", 1, agents),
         ),
         {"name": "who", "update": f"clamp(+agent, 1, {agents}) - 1"},

@@ -1,0 +1,91 @@
+"""`ovmse doctor`: what it finds on a broken machine, and that it is quick."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from starcraft import Double
+from typer.testing import CliRunner
+
+from ovmse.cli import doctor
+from ovmse.cli.app import app
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch and JAX take seconds to import: what they say is put in."""
+
+    def ask(code: str, protobuf: str = "") -> str:
+        return code
+
+    def answer(code: str, until: float) -> tuple[str, str]:
+        if "torch" in code:
+            return "2.13.0 2 False None", ""
+        return (
+            ("0.10.2 cpu", "") if "jax" in code else ("", "ModuleNotFoundError: No module 'smac'")
+        )
+
+    monkeypatch.setattr(doctor, "_ask", ask)
+    monkeypatch.setattr(doctor, "_answer", answer)
+
+
+def found() -> dict[str, doctor.Finding]:
+    return {finding.what: finding for finding in doctor.doctor()}
+
+
+def test_a_damaged_dataset_a_full_disk_and_a_folder_that_is_none(
+    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for end in ("h5", "md"):
+        shutil.copy(ROOT / "data" / f"2s3z_medium.{end}", tmp_path)
+    monkeypatch.setattr(doctor, "DATA_DIR", tmp_path)
+    assert found()["2s3z_medium.h5"].state == doctor.OK
+    with (tmp_path / "2s3z_medium.h5").open("ab") as file:
+        file.write(b"x")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(doctor, "RUNS", tmp_path / "file" / "runs")
+    monkeypatch.setattr(doctor, "DISK_BYTES", 2**70)
+    seen = found()
+    assert seen["2s3z_medium.h5"].state == doctor.WRONG
+    assert seen["runs"].state == seen["disk"].state == doctor.WRONG
+    assert all(f.todo for f in seen.values() if f.state == doctor.WRONG)
+
+
+def test_starcraft_is_wrong_only_where_it_was_asked_for(
+    quick: None, double: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = found()
+    assert seen["StarCraft: game"].found.startswith("4.10 at")
+    assert seen["StarCraft: maps"].found == "3 of 22 SMAC maps"
+    assert seen["StarCraft: smac"].state == doctor.WRONG  # SC2PATH is set
+    assert "oxwhirl/smac" in seen["StarCraft: smac"].todo
+    monkeypatch.delenv("SC2PATH")
+    monkeypatch.setenv("HOME", str(double.folder))
+    seen = found()
+    assert {seen[f"StarCraft: {what}"].state for what in ("smac", "game")} == {doctor.NOTE}
+
+
+def test_json_and_the_exit_code(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = CliRunner().invoke(app, ["doctor", "--json"])
+    listed = json.loads(done.stdout)
+    assert done.exit_code == any(one["state"] == "wrong" for one in listed)
+    assert {"Python", "CUDA", "Dask", "ports", "memory"} <= {one["what"] for one in listed}
+
+    def broken() -> None:
+        raise OSError("no /proc")
+
+    monkeypatch.setattr(doctor, "_machine", broken)
+    done = CliRunner().invoke(app, ["doctor"])
+    assert done.exit_code == 1 and "OSError: no /proc" in done.stdout
+
+
+@pytest.mark.slow
+def test_it_takes_less_than_ten_seconds() -> None:
+    start = time.monotonic()
+    doctor.doctor()
+    assert time.monotonic() - start < 10

@@ -1,0 +1,383 @@
+"""StarCraft II behind the vector interface: a double of it, in real child processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from starcraft import Double
+
+from ovmse.envs import make_env, smac
+from ovmse.envs.base import Frame, Step
+from ovmse.envs.smac import SmacEnv
+from ovmse.envs.smac_units import MAPS, state_size
+from ovmse.errors import UserError
+from ovmse.method.exploration import random_actions
+from ovmse.method.learner import new_q_function
+from ovmse.training.rollout import Rollout, collect
+
+
+def play(env: SmacEnv, seen: Frame, steps: int, seed: int = 0) -> list[Step]:
+    rng, out = np.random.default_rng(seed), []
+    for _ in range(steps):
+        out.append(env.step(random_actions(rng, seen.avail_actions)))
+        seen = out[-1].now
+    return out
+
+
+def charge(seen: Frame) -> np.ndarray:
+    """Attack what is within reach, else go east: wins most battles."""
+    reach = seen.avail_actions[..., 6:]
+    east = np.where(seen.avail_actions[..., 4], 4, np.where(seen.avail_actions[..., 1], 1, 0))
+    return np.where(reach.any(-1), 6 + reach.argmax(-1), east)
+
+
+def told(episode_state: np.ndarray) -> int:
+    """The number of a battle, which the double hides in a cooldown (state: 16 bits)."""
+    return round(float(episode_state[1]) * 1024)
+
+
+def test_sizes_names_and_frames_are_those_of_the_map(double: Double) -> None:
+    with closing(make_env("2s3z", "smac", 2, seed=3)) as env:
+        spec = env.spec
+        sizes = spec.n_agents, spec.obs_size, spec.state_size, spec.n_actions, spec.episode_limit
+        assert sizes == (5, 80, 120, 11, 120)
+        assert spec.action_names[:6] == ("no-op", "stop", "north", "south", "east", "west")
+        assert spec.action_names[6:] == tuple(f"attack {j}" for j in range(5))
+        seen = env.reset(3)
+        assert (seen.obs.shape, seen.obs.dtype) == ((2, 5, 80), np.float32)
+        assert (seen.state.shape, seen.avail_actions.shape) == ((2, 120), (2, 5, 11))
+        assert seen.avail_actions.dtype == np.bool_
+        units = spec.decode_state(seen.state[0])
+        assert units.unit_type == ("stalker",) * 2 + ("zealot",) * 6 + ("stalker",) * 2
+        assert units.health.tolist() == [1] * 10 and units.team.tolist() == [0] * 5 + [1] * 5
+        assert (abs(units.position[:5, 0] - 9) <= 1).all()
+        assert (abs(units.position[5:, 0] - 23) <= 1).all()
+    assert not double.living()
+
+
+@pytest.mark.parametrize(
+    ("task", "actions", "size"),
+    [("2s3z", 11, 120), ("3s5z", 14, 216), ("5m_vs_6m", 12, 98), ("6h_vs_8z", 14, 140)],
+)
+def test_states_are_as_long_as_the_paper_s_maps_have_them(
+    task: str, actions: int, size: int
+) -> None:
+    assert state_size(task, actions) == size
+    assert 6 + sum(number for _, number in MAPS[task][1]) == actions
+
+
+def test_the_dead_and_their_kinds(double: Double) -> None:
+    with closing(make_env("2s3z", "smac", 1)) as env:
+        state = env.reset(0).state[0].copy()
+        rows = state[5 * 7 : 5 * 7 + 5 * 6].reshape(5, 6)
+        rows[0] = 0  # a zealot
+        rows[1, 0], rows[1, 3] = 0.5, 0  # another, half its health, no shield
+        units = env.spec.decode_state(state)
+        assert units.unit_type[5:] == ("zealot",) * 3 + ("stalker",) * 2
+        np.testing.assert_allclose(units.health[5:], [0, 50 / 150, 1, 1, 1], rtol=0, atol=1e-6)
+        assert units.position[5].tolist() == [16, 16]
+
+
+def test_children_are_light_side_by_side_and_each_has_its_seed(double: Double) -> None:
+    with closing(make_env("2s3z", "smac", 4)) as env:
+        env.reset(7)
+        made, launched = double.noted("made"), double.noted("launched")
+        assert all(note["heavy"] == [] and note["protobuf"] == "python" for note in made)
+        seeds = [seed for slot in env.engine()["seeds"] for seed in slot]
+        assert len(set(seeds)) == 4 and sorted(n["seed"] for n in launched) == sorted(seeds)
+        assert env.engine()["game"] == "4.10.0.75689"
+    with closing(make_env("2s3z", "smac", 4)) as again:
+        again.reset(7)
+        assert [seed for slot in again.engine()["seeds"] for seed in slot] == seeds
+
+
+def test_ends_are_told_apart(double: Double) -> None:
+    double.plan(limit=30)
+    with closing(make_env("2s3z", "smac", 2)) as env:
+        seen, ends, returns = env.reset(1), Counter(), np.zeros(2)
+        for _ in range(200):
+            actions = charge(seen)
+            actions[1] = np.where(seen.avail_actions[1, :, 1], 1, 0)  # the second team only waits
+            step = env.step(actions)
+            assert not (step.terminated & step.truncated).any() and step.void is None
+            returns += step.reward
+            for slot in np.flatnonzero(step.terminated | step.truncated):
+                ends[slot, bool(step.terminated[slot]), bool(step.won[slot])] += 1
+                # The last frame of the old battle, not the first of the new one.
+                health = env.spec.decode_state(step.last.state[slot]).health
+                assert bool(health[5:].any()) != bool(step.won[slot])
+                if step.won[slot]:
+                    assert returns[slot] == pytest.approx(20, abs=1e-3)
+                returns[slot] = 0
+            seen = step.now
+        assert ends[0, True, True] > 2 and not ends[0, False, False]
+        assert ends[1, False, False] > 2 or ends[1, True, False] > 2
+    cut = [note for note in double.noted("battle") if note["cut"]]
+    assert sum(n for (_, terminated, _), n in ends.items() if not terminated) == len(cut)
+    assert not double.living()
+
+
+def test_a_reset_within_the_first_battle_makes_the_game_anew(double: Double) -> None:
+    """SMAC itself would launch a second game and count the enemies' health twice."""
+    with closing(make_env("2s3z", "smac", 2)) as env:
+        play(env, env.reset(0), 5)
+        assert env.reset().state[0, 1] > 0
+        play(env, env.reset(), 0)  # no step since: nothing is made anew
+        assert len(double.noted("launched")) == 4
+        assert len(double.living(0)) == 2 + 2
+        seen, returns = env.reset(), 0.0
+        while True:
+            step = env.step(charge(seen))
+            returns, seen = returns + step.reward[0], step.now
+            if step.terminated[0]:
+                break
+        assert step.won[0] and returns == pytest.approx(20, abs=1e-3)
+    assert not double.living()
+
+
+FAULTS = ["empty", "raise", "die", "reset", "tmp", "die in reset", "hang", "hang in reset", "spin"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_kind_of_failure_is_one_void_battle(
+    double: Double,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+) -> None:
+    monkeypatch.setattr(smac, "STEP_SECONDS", 1.0)
+    monkeypatch.setattr(smac, "LAUNCH_SECONDS", 3.0)
+    double.plan(every=5, faults=[fault], limit=8)
+    with closing(make_env("2s3z", "smac", 2)) as env:
+        seen, void, starts, ended = env.reset(0), 0, 0, 0
+        rng = np.random.default_rng(0)
+        while void + starts < 2:
+            step = env.step(random_actions(rng, seen.avail_actions))
+            starts += step.failed_starts
+            if step.void is not None:
+                void += step.void.sum()
+                assert not (step.void & (step.terminated | step.truncated)).any()
+                assert not step.reward[step.void].any()
+            ended += (step.terminated | step.truncated).sum()
+            seen = step.now
+        assert (void > 0) == (not fault.endswith("reset") and fault != "tmp")
+        assert len(double.noted("fault")) == 2 and ended > 0
+        assert len(double.noted("battle")) >= ended
+    assert not double.living()
+
+
+def test_a_slow_reset_holds_no_other_up(double: Double) -> None:
+    double.plan(every=6, faults=["slow reset"], slow=1.5, limit=8)
+    with closing(make_env("2s3z", "smac", 2)) as env:
+        seen, rng, waits, longest = env.reset(0), np.random.default_rng(0), 0, 0.0
+        waiting: np.ndarray | None = None
+        for _ in range(150):
+            start = time.monotonic()
+            step = env.step(random_actions(rng, seen.avail_actions))
+            seen = step.now
+            before, waiting = waiting, step.waiting
+            if waiting is None or waiting.all():
+                continue
+            slot = int(waiting.argmax())
+            other_plays = before is None or not before[1 - slot]
+            if other_plays and not (step.terminated | step.truncated)[1 - slot]:
+                waits += 1
+                longest = max(longest, time.monotonic() - start)
+                assert not seen.obs[slot].any()
+                assert seen.avail_actions[slot].sum(-1).tolist() == [1] * 5
+        assert waits > 5 and longest < 1.0
+
+
+def test_a_game_that_always_fails_ends_the_run_in_a_sentence(double: Double) -> None:
+    double.plan(every=1, faults=["tmp"])
+    with closing(make_env("2s3z", "smac", 2)) as env:
+        with pytest.raises(UserError, match=r"failed 5 times in a row .*No space left on device"):
+            env.reset(0)
+        double.plan()
+    assert not double.living()
+    with closing(make_env("2s3z", "smac", 2)) as env:  # mended, it goes on
+        play(env, env.reset(0), 3)
+
+
+def test_a_thousand_battles_with_a_fault_in_each_hundredth(
+    double: Double,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(smac, "STEP_SECONDS", 2.0)
+    monkeypatch.setattr(smac, "LAUNCH_SECONDS", 5.0)
+    double.plan(every=100, faults=FAULTS[:-2], limit=4)
+    with closing(make_env("3m", "smac", 8)) as env:
+        q = new_q_function(env.spec, (8, 4, 8), 0)
+        rollout = Rollout(env, np.random.default_rng(0), q.hidden_size)
+        rollout.start(0)
+        episodes, lost = [], 0
+        while len(double_counter(double)) < 1000:
+            finished, void = rollout.step(q, "epsilon_greedy", 1.0)
+            episodes += [episode for _, episode in finished]
+            lost += len(void)
+        seeds = [seed for slot in env.engine()["seeds"] for seed in slot]
+    assert not double.living()
+    faults, truth = double.noted("fault"), {n["number"]: n for n in double.noted("battle")}
+    assert len(faults) >= 10 and lost in (len(faults), len(faults) - 1)  # one may be under way
+    assert not {note["number"] for note in faults} & truth.keys()
+    assert len(truth) - 8 <= len(episodes) <= len(truth)
+    seen = Counter()
+    for episode in episodes:
+        number = told(episode.state[0])
+        seen[number] += 1
+        steps = [round(float(row[4 + 1]) * 1024) for row in episode.state if row[4]]  # marine 1
+        note = truth[number]
+        assert episode.length == note["length"] and episode.won == note["won"]
+        assert episode.terminated == (not note["cut"])
+        assert episode.episode_return == pytest.approx(note["total"], abs=1e-3)
+        assert steps == list(range(len(steps)))
+    assert max(seen.values()) == 1
+    assert len(set(seeds)) == len(seeds) >= 8 + len(faults) - 3
+
+
+def double_counter(double: Double) -> str:
+    return (double.log / "counter").read_text()
+
+
+def test_collect_plays_its_number_however_much_fails(double: Double) -> None:
+    double.plan(every=4, faults=["empty", "reset"], limit=6)
+    with closing(make_env("3m", "smac", 3)) as env:
+        q = new_q_function(env.spec, (8, 4, 8), 0)
+        found = list(collect(q, env, 20, np.random.default_rng(0), epsilon=0.5, seed=1))
+    assert len(found) == 20 and len({told(e.state[0]) for e in found}) == 20
+
+
+# Whatever ends the parent leaves nobody behind.
+
+PARENT = """
+import sys, time
+import numpy as np
+from contextlib import closing
+from ovmse.envs import make_env
+with closing(make_env("2s3z", "smac", 3)) as env:
+    env.reset(0)
+    print("ready", flush=True)
+    if sys.argv[1] == "raise":
+        raise RuntimeError("mine")
+    while sys.argv[1] == "play":
+        time.sleep(0.01)
+    while True:  # the third step hangs
+        env.step(np.ones((3, 5), int))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "sign"),
+    [("raise", None), ("play", signal.SIGINT), ("play", signal.SIGTERM), ("play", signal.SIGKILL),
+     ("hang", signal.SIGKILL), ("hang", signal.SIGTERM)],
+)  # fmt: skip
+def test_no_orphan_whatever_ends_the_parent(
+    double: Double,
+    how: str,
+    sign: signal.Signals | None,
+) -> None:
+    if how == "hang":
+        double.plan(every=1, faults=["hang"])
+    path = os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, how], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path}, text=True,
+    )  # fmt: skip
+    with parent:
+        assert parent.stdout is not None and parent.stdout.readline() == "ready\n"
+        if sign is not None:
+            assert len(double.living(0)) == 6
+            time.sleep(0.3)
+            parent.send_signal(sign)
+        parent.wait(20)
+    assert not double.living(12)
+
+
+def test_a_game_that_is_killed_takes_its_battle_alone(double: Double) -> None:
+    with closing(make_env("2s3z", "smac", 2)) as env:
+        seen = env.reset(0)
+        (victim, *_) = [note["pid"] for note in double.noted("launched")]
+        os.kill(victim, signal.SIGKILL)
+        (step,) = play(env, seen, 1)
+        assert step.void is not None and step.void.sum() == 1
+        play(env, step.now, 20)
+        env.reset()
+        assert len(double.living(0)) == 4  # its game is gone too
+    assert not double.living()
+
+
+# What a person must install.
+
+
+def broken(double: Double, source: str) -> str:
+    (double.package / "env" / "__init__.py").write_text(source)
+    return sentence()
+
+
+def sentence() -> str:
+    with pytest.raises(UserError) as caught:
+        closing(make_env("2s3z", "smac", 2)).__enter__().reset(0)
+    (line,) = str(caught.value).splitlines()
+    return line
+
+
+def test_every_missing_thing_is_one_sentence(
+    double: Double,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "protobuf<3.21" in broken(
+        double, 'raise TypeError("Descriptors cannot be created directly.\\nIf this call ...")'
+    )
+    assert "another project" in broken(double, "x = 1")
+    assert "lacks pysc2" in broken(double, "import pysc2")
+    (double.package / "env" / "__init__.py").unlink()
+    (double.package / "env").rmdir()
+    (double.package / "facade.py").touch()
+    assert "another project" in sentence()
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    assert "git+https://github.com/oxwhirl/smac.git" in sentence()
+
+
+def test_a_missing_game_or_map_is_one_sentence(
+    double: Double,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    (double.game / "Maps" / "SMAC_Maps" / "2s3z.SC2Map").unlink()
+    assert "the map 2s3z is missing" in sentence()
+    (double.game / "Versions" / "Base75689").rmdir()
+    assert "holds no game" in sentence()
+    monkeypatch.setenv("SC2PATH", str(tmp_path / "nowhere"))
+    assert "SC2PATH names" in sentence()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SC2PATH")
+    assert "SC2PATH is not set" in sentence()
+    assert not double.living()
+
+
+def test_mistakes_are_named(double: Double) -> None:
+    with closing(make_env("3m", "smac", 2)) as env:
+        with pytest.raises(ValueError, match="reset"):
+            env.step(np.zeros((2, 3), int))
+        env.reset(0)
+        with pytest.raises(ValueError, match=r"\(2, 2\).*\(2, 3\)"):
+            env.step(np.zeros((2, 2), int))
+        with pytest.raises(ValueError, match="battle 0, agent 0 takes 0"):
+            env.step(np.zeros((2, 3), int))
+        with pytest.raises(ValueError, match="agent 2 takes 9"):
+            env.step(np.array([[1, 1, 9]] * 2))
+        assert env.step(np.ones((2, 3), int)).void is None  # nothing was lost by it
+    env.close()
+    with contextlib.suppress(ValueError):
+        env.step(np.ones((2, 3), int))
+    assert not double.living()
