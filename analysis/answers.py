@@ -72,7 +72,7 @@ def kept_wins(table: pd.DataFrame) -> str:
         first, low, last = curve["mean"].iloc[0], curve["mean"].min(), curve["mean"].iloc[-1]
         share = last / first if first else 0.0
         said = f"keeps {per_cent(share)} of its wins" if first else "had no wins to keep"
-        change = f"{100 * first:.0f} → {per_cent(last)} of test battles won"
+        change = f"{100 * first:.0f} → {per_cent(last)}"
         if not together:
             said += f" after {curve.env_steps.iloc[-1]:,} online steps"
         if low < min(first, last):
@@ -82,7 +82,8 @@ def kept_wins(table: pd.DataFrame) -> str:
     after = f"After {ends.max():,} online steps ({seeds} each) "
     if not together:
         after = f"{seeds[0].upper()}{seeds[1:]} each: "
-    return after + "; ".join(text for _, text in sorted(parts)) + "."
+    said = "; ".join(text for _, text in sorted(parts))
+    return f"{after}{said}; in brackets: test battles won."
 
 
 def seeds_each(counts: pd.Series) -> str:

@@ -100,11 +100,3 @@ def measure_of(battles: Sequence[Battle], q: QFunction) -> dict[str, float | Non
         "joint": None if np.isnan(joint) else joint,
         "states": None if np.isnan(states) else states,
     }
-
-
-def wilson(won: np.ndarray, battles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95 % interval of a share of independent battles (Wilson's)."""
-    z, n = 1.96, np.asarray(battles)
-    middle = (won + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(won * (1 - won) / n + z**2 / (4 * n**2))
-    return middle - half, middle + half

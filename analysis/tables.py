@@ -109,6 +109,7 @@ def measured(
         )
     said = CONTROLS if "variant" in by else ()
     settings = [n for n in SETTINGS if n not in by and n not in said and n in runs]
+    settings = [n for n in settings if runs[n].nunique(dropna=False) > 1]
     for key, group in runs.groupby(list(by), dropna=False):
         who = " ".join(map(str, key)).strip()
         for name in settings:
@@ -382,6 +383,53 @@ MOMENT: Columns = {
     "memory": ("offline memory", "{:.2f}".format),
     "td_target": ("TD(λ) target", "{:.2f}".format),
     "returns": ("return-to-go", "{:.2f}".format),
+}
+
+
+# The same of the results (`analysis.results`).
+RESULTS: Columns = {
+    "item": ("grid", str),
+    "task": ("map", str),
+    "dataset": ("dataset", str),
+    "name": ("algorithm", str),
+    "part": ("part", str),
+    "beside": ("added to", str),
+    "mixing_ratio": ("mixing ratio", "{:g}".format),
+    "explorers": ("explorers", "{:g}".format),
+    "planned": ("runs planned", str),
+    "there": ("finished", lambda runs: str(runs) if runs else "not run"),
+    "command": ("command", str),
+    "seeds": ("seeds", str),
+    "tried": ("settings tried", str),
+    "epsilon_start": ("ε at first", "{:g}".format),
+    "online_lr": ("rate", "{:g}".format),
+    "lr_warmup_updates": ("updates to full rate", "{:.0f}".format),
+    "epsilon_anneal": ("steps to lowest ε", "{:,.0f}".format),
+    "memory_end": ("λ at last", "{:g}".format),
+    "cql_alpha": ("α", "{:g}".format),
+    "cql_anneal": ("CQL fades over", "{:,.0f}".format),
+    "policy_warmup_steps": ("warm-up steps", "{:,.0f}".format),
+    "start": ("won at the start", per_cent),
+    "lowest": ("lowest", per_cent),
+    "end": ("end", per_cent),
+    "mean": ("mean online", per_cent),
+    "regret": ("regret", per_cent),
+    "retention": ("lowest / start", per_cent),
+    "recover": ("steps to recover", "{:,.0f}".format),
+    "to_40": ("steps to 40 %", "{:,.0f}".format),
+    "to_80": ("steps to 80 %", "{:,.0f}".format),
+    "regime": ("pre-trained against its data", str),
+    "last_return": ("return at the end", "{:.1f}".format),
+    "iqm": ("IQM", per_cent),
+    "above": ("chance that OVMSE is above", per_cent),
+    "paper": ("the paper's (StarCraft II)", per_cent),
+}
+# Of differences: in points of win rate.
+DIFFERENCES: Columns = {
+    **{name: RESULTS[name] for name in ("task", "dataset", "name", "part", "beside", "seeds")},
+    "mean": ("difference (points)", lambda share: f"{100 * share:+.1f}"),
+    "p": ("p", "{:.3f}".format),
+    "holm": ("p (Holm)", "{:.3f}".format),
 }
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.charts import theme
 from analysis.charts.base import HEIGHT, WIDTH, clock_axis, csv_data, panel_title, titled
 from analysis.exploration import OPENING, THIRDS
-from analysis.side_by_side import wilson
+from analysis.statistics import wilson
 from analysis.tables import EXPLORATION_NAMES as NAMES
 
 BLUE, ORANGE, GREEN = (theme.STYLES[n].colour for n in ("ovmse", "switch_cql", "ovm"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import h5py
@@ -13,6 +14,7 @@ from conftest import ROOT
 from sweeps import write_climb_dataset, write_notebook
 from typer.testing import CliRunner
 
+from analysis.results import PLANNED, explorers, n_agents
 from ovmse.cli.app import app
 from ovmse.runs.code import (
     EXPECTED,
@@ -319,6 +321,31 @@ def test_the_offline_settings_are_chosen_on_tuning_seeds(
         assert {c.task for c in configs} == {task}
         assert {c.seed for c in configs} == {50, 51, 52, 53}
         assert len({json.dumps(c.pretraining) for c in configs}) == len(configs) == 48
+
+
+def test_the_grids_of_the_results_plan_what_the_pages_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grids, "dataset_path", lambda *asked: Path("_".join(asked)))
+    monkeypatch.setattr(grids, "file_checksum", lambda name: "x")
+    monkeypatch.setattr(grids, "require_source", lambda *source: None)
+    for asked in PLANNED:
+        grid = load_grid(ROOT / f"notebooks/grids/results/{asked.item}.yaml")
+        configs = [run.config for run in plan(grid, tmp_path, asked.scale).runs if run.config]
+        assert len(configs) == asked.runs, asked
+        assert {(c.task, c.dataset) for c in configs} == {(asked.task, asked.dataset)}
+        tuned = {50, 51, 52, 53} & {c.seed for c in configs}
+        assert bool(tuned) == (asked.item == "tuning"), "nothing is tuned on reported seeds"
+        if asked.item == "noise":
+            agents = n_agents(asked.task)
+            one = {explorers(c.exploration, c.epsilon_start, agents) for c in configs}
+            assert one <= {0.05, 0.1, 0.25, 0.5, 1, 2, agents}
+            assert {explorers(c.exploration, c.epsilon_end, agents) for c in configs} == {0.05}
+            assert {c.algorithm for c in configs} <= {"switch_cql", "macql", "ovm", "se", "ovmse"}
+        if asked.item == "tuning":  # the same budget for all
+            budget = Counter(c.algorithm for c in configs)
+            assert budget.pop("ovmse") == 3 * 2 * 12  # with two candidates of our own
+            assert set(budget.values()) == {2 * 12} and len(budget) == 8
 
 
 def test_a_grid_may_set_any_setting_of_config(tmp_path: Path) -> None:

@@ -1,0 +1,338 @@
+"""Charts of 04_results and 05_ablation. Tables of `analysis.results` in, charts out.
+
+Every seed is a mark of its own; what stands out is the median, never an interval alone. Maps and
+datasets are panels; a click on a name of a legend (more with shift) shows those lines alone, in a
+page without a kernel too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from analysis.charts import theme
+from analysis.charts.base import csv_data, panel_title, titled
+from analysis.results import LINE, QUESTION
+from analysis.statistics import performance_profile
+from analysis.tables import named
+
+WIDTH = 360  # of a panel with names beside it
+ROW = 22  # pixels a name
+NOT_SC2 = "× the paper's number, of StarCraft II: another simulator, other data, more steps"
+
+
+def panel(row: Any) -> str:
+    """The name of a question's panel."""
+    return f"{row.task} {row.dataset}"
+
+
+def learning(curves: pd.DataFrame, title: str, axis: str, top: float) -> alt.TopLevelMixin:
+    """Small multiples map × dataset: thin every seed, bold the median. curves as from
+    `results.seed_curves`; axis: the measure with its unit; top: the end of its axis."""
+    curves = curves.assign(panel=[panel(row) for row in curves.itertuples()])
+    keys = ["panel", *LINE]
+    wide = curves.assign(x=(curves.env_steps / 1000).round(1), value=curves.value.round(3))
+    wide["step"] = wide.groupby([*keys, "seed"]).cumcount()
+    seeds = sorted(wide.seed.unique())
+    table = wide.pivot_table(index=[*keys, "step"], columns="seed", values="value", sort=False)
+    table.columns = [f"s{seed}" for seed in seeds]
+    table["median"] = table.median(axis=1).round(3)
+    table["x"] = wide.groupby([*keys, "step"], sort=False).x.mean().round(1)
+    table = table.reset_index().drop(columns=["step", "algorithm", "variant"])
+
+    names = _in_order(curves)
+    pick = alt.selection_point(name="pick", fields=["name"], bind="legend")
+    x = alt.X("x:Q", title="environment steps (thousands)", axis=alt.Axis(grid=False, tickCount=4),
+              scale=alt.Scale(domain=[0, float(table.x.max())], nice=False))  # fmt: skip
+    scale = alt.Scale(domain=[0, top], nice=False)
+    colour, dash = _line_look(names, _dashes(names))
+    base = alt.Chart().encode(x=x, color=colour)
+    thin = base.transform_fold([f"s{seed}" for seed in seeds], as_=["seed", "value"])
+    thin = thin.transform_filter("isValid(datum.value)").mark_line(strokeWidth=0.8)
+    thin = thin.encode(
+        y=alt.Y("value:Q", title=axis, scale=scale),
+        detail="seed:N",
+        opacity=alt.condition(pick, alt.value(0.3), alt.value(0)),
+    )
+    bold = base.mark_line(strokeWidth=2.8).encode(
+        y=alt.Y("median:Q", title=axis, scale=scale),
+        strokeDash=dash,
+        opacity=alt.condition(pick, alt.value(1), alt.value(0.05)),
+        tooltip=[alt.Tooltip("name:N"), alt.Tooltip("x:Q", title="thousand steps"),
+                 alt.Tooltip("median:Q", format=".3~g")],
+    )  # fmt: skip
+    both = alt.layer(thin, bold.add_params(pick), data=csv_data(table))
+    each = both.properties(width=250, height=170)
+    facets = each.facet(_panels(curves), columns=2, spacing=18)
+    return titled(
+        facets, title, "thin: one seed, bold: median; click names above to see them alone"
+    )
+
+
+def stories(found: pd.DataFrame, title: str) -> alt.TopLevelMixin:
+    """Each run as its first test, its lowest one and its last: a thin line a seed, the median bold.
+    found as from `results.runs`, of one map and dataset."""
+    parts = ["start", "lowest", "end"]
+    each = found.melt([*LINE, "seed"], parts, "part", "won").assign(won=lambda t: 100 * t.won)
+    middle = each.groupby([*LINE, "part"], sort=False).won.median().reset_index().assign(seed=-1)
+    each = _coloured(pd.concat([each, middle]).round(1))
+    names = _in_order(found)
+    x = alt.X("part:N", sort=parts, title=None, axis=alt.Axis(labelAngle=0, grid=False))
+    y = alt.Y("won:Q", title="test win rate (%)", scale=alt.Scale(domain=[0, 100], nice=False))
+    colour = alt.Color("colour:N", scale=None, legend=None)
+    base = alt.Chart().encode(x=x, y=y, color=colour, detail="seed:N")
+    thin = base.transform_filter("datum.seed >= 0").mark_line(strokeWidth=1, opacity=0.55)
+    bold = base.transform_filter("datum.seed < 0").mark_line(strokeWidth=3, point={"size": 70})
+    bold = bold.encode(tooltip=["name:N", "part:N", alt.Tooltip("won:Q", title="median (%)")])
+    cells = alt.layer(thin, bold, data=csv_data(each.drop(columns=["algorithm", "variant"])))
+    whole = cells.properties(width=130, height=110).facet(_by_name(names), columns=4, spacing=12)
+    return titled(whole, title, "test battles won at the start, at the lowest point and at the end")
+
+
+def strips(
+    found: pd.DataFrame, measure: str, axis: str, title: str,
+    paper: pd.DataFrame | None = None, scale: float = 100, domain: Sequence[float] = (0, 100),
+    panels: Sequence[str] | None = None,
+) -> alt.TopLevelMixin:  # fmt: skip
+    """A row a line, best median first, a panel a question: every seed as a point, the median as a
+    bar, least to greatest seed as a thin rule, and the paper's number as a cross.
+
+    found as from `results.runs`; paper as from `results.paper`; domain: of `scale` × measure.
+    """
+    rows = _with_paper(found, measure, paper, scale)
+    drawn = []
+    for name in panels or list(dict.fromkeys(rows.panel)):
+        mine = rows[rows.panel == name]
+        medians = mine[mine.kind == "seed"].groupby("name", sort=False).value.median()
+        rest = mine[~mine.name.isin(medians.index)].groupby("name", sort=False).value.max()
+        order = [*medians.sort_values(ascending=False, kind="stable").index,
+                 *rest.sort_values(ascending=False).index]  # fmt: skip
+        drawn.append(_strip(mine, order, axis, domain, name))
+    below = NOT_SC2 if (rows.kind == "paper").any() else "a point is a seed, the bar their median"
+    return titled(alt.vconcat(*drawn, spacing=16), title, below)
+
+
+def _with_paper(
+    found: pd.DataFrame, measure: str, paper: pd.DataFrame | None, scale: float
+) -> pd.DataFrame:
+    rows = found.assign(value=scale * found[measure].astype(float), kind="seed")
+    columns = ["task", "dataset", *LINE, "value", "kind", "seed"]
+    if paper is not None:
+        names = [named(a, "") for a in paper.algorithm]
+        theirs = paper.assign(name=names, variant="", value=scale * paper.value, kind="paper")
+        rows = pd.concat([rows, theirs.assign(seed=-1)]) if len(rows) else theirs.assign(seed=-1)
+    rows = rows[columns].reset_index(drop=True)
+    return rows.assign(panel=[panel(row) for row in rows.itertuples()])
+
+
+def _strip(
+    rows: pd.DataFrame, order: list[str], axis: str, domain: Sequence[float], name: str
+) -> alt.LayerChart:
+    table = _coloured(rows)[["name", "value", "kind", "seed", "colour"]].round(2)
+    x = alt.X("value:Q", title=axis, scale=alt.Scale(domain=list(domain), nice=False, clamp=True))
+    y = alt.Y("name:N", sort=order, title=None,
+              axis=alt.Axis(labelLimit=260, grid=True, ticks=False))  # fmt: skip
+    colour = alt.Color("colour:N", scale=None, legend=None)
+    base = alt.Chart(csv_data(table)).encode(x=x, y=y, color=colour)
+    seeds = base.transform_filter("datum.kind == 'seed'")
+    spread = seeds.mark_rule(strokeWidth=1.2, opacity=0.6).encode(
+        x=alt.X("min(value):Q", title=axis), x2="max(value):Q"
+    )
+    middle = seeds.mark_tick(thickness=4, size=16).encode(
+        x=alt.X("median(value):Q", title=axis),
+        tooltip=["name:N", alt.Tooltip("median(value):Q", title="median", format=".3~g"),
+                 alt.Tooltip("count():Q", title="seeds")],
+    )  # fmt: skip
+    points = seeds.mark_circle(size=42, opacity=0.6).encode(
+        tooltip=["name:N", "seed:Q", alt.Tooltip("value:Q", format=".3~g")]
+    )
+    cross = alt.Chart(csv_data(table)).transform_filter("datum.kind == 'paper'")
+    cross = cross.mark_text(text="×", fontSize=20, color=theme.AROUND).encode(
+        x=x, y=y, tooltip=["name:N", alt.Tooltip("value:Q", title="the paper's", format=".4~g")]
+    )
+    layers = alt.layer(spread, points, middle, cross)
+    said = name if (rows.kind == "seed").any() else f"{name}: not run"
+    return layers.properties(width=WIDTH, height=ROW * len(order), title=panel_title(said))
+
+
+def differences(table: pd.DataFrame, axis: str, title: str) -> alt.TopLevelMixin:
+    """Paired differences, ordered by effect: every pair of seeds as a point, the mean as a bar with
+    its t interval as a rule. table as from `results.differences` or `results.effects`, where the
+    rows of each part stand together."""
+    drawn = []
+    for key, mine in table.groupby(QUESTION, sort=False):
+        parts = "part" in mine
+        if parts:
+            mine = mine.sort_values(["part", "mean"], ascending=[True, False])
+        label = mine.part + ", added to " + mine.beside if parts else mine.name
+        algorithm = mine.part.map(PART_LOOK) if parts else mine.algorithm
+        mine = mine.assign(label=list(label), colour=[_colour(a) for a in algorithm])
+        drawn.append(_difference(mine, axis, f"{key[1]} {key[2]}", WIDTH))
+    below = "a point is a pair of seeds, the bar their mean, the rule its t interval (95 %)"
+    return titled(alt.vconcat(*drawn, spacing=16), title, below)
+
+
+PART_LOOK = {"memory": "ovm", "SE": "se", "CQL": "macql"}
+
+
+def _difference(mine: pd.DataFrame, axis: str, name: str, width: int) -> alt.LayerChart:
+    order = list(mine.label)
+    means = mine[["label", "colour", "mean", "low", "high", "p", "holm", "seeds"]].copy()
+    means[["mean", "low", "high"]] *= 100
+    pairs = mine[["label", "colour", "each"]].explode("each").dropna()
+    pairs = pairs.assign(value=100 * pairs.pop("each").astype(float))
+    edge = float(np.nanmax(np.abs([*pairs.value, *means.low, *means.high]))) or 1.0
+    scale = alt.Scale(domain=[-1.05 * edge, 1.05 * edge], nice=False)
+    y = alt.Y("label:N", sort=order, title=None,
+              axis=alt.Axis(labelLimit=420, grid=True, ticks=False))  # fmt: skip
+    colour = alt.Color("colour:N", scale=None, legend=None)
+    base = alt.Chart(csv_data(means.round(3))).encode(y=y, color=colour)
+    rule = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2)
+    rule = rule.encode(x=alt.X("low:Q", title=axis, scale=scale), x2="high:Q")
+    tick = base.mark_tick(thickness=4, size=16).encode(
+        x=alt.X("mean:Q", title=axis, scale=scale),
+        tooltip=["label:N", alt.Tooltip("mean:Q", format="+.1f"), "seeds:Q",
+                 alt.Tooltip("p:Q", title="sign-flip p", format=".3f"),
+                 alt.Tooltip("holm:Q", title="p (Holm)", format=".3f")],
+    )  # fmt: skip
+    points = alt.Chart(csv_data(pairs.round(2))).mark_circle(size=42, opacity=0.6)
+    points = points.encode(y=y, color=colour, x=alt.X("value:Q", title=axis, scale=scale))
+    zero = alt.Chart(csv_data(pd.DataFrame({"x": [0]}))).mark_rule(
+        color=theme.REFERENCE, strokeDash=[5, 4]
+    )
+    layers = alt.layer(zero.encode(x=alt.X("x:Q", scale=scale)), rule, points, tick)
+    return layers.properties(width=width, height=ROW * len(mine), title=panel_title(name))
+
+
+def noise(found: pd.DataFrame, title: str) -> alt.TopLevelMixin:
+    """The map of noise: mean win rate over the online steps against the agents expected to explore
+    at a step at the start. Points are seeds, lines their medians; dashed: one at a time."""
+    rows = found.assign(won=100 * found["mean"], panel=found.task)
+    one = rows.exploration != "epsilon_greedy"
+    names = _in_order(rows)
+    table = rows.assign(one=one)[["panel", "name", "one", "explorers", "won", "seed"]].round(2)
+    pick = alt.selection_point(name="pick", fields=["name"], bind="legend")
+    single = {name: who for name, who in names.items() if name in set(rows[one].name)}
+    broken = dict(zip(single, _dashes(single, ([6, 4], [1.5, 4]))))
+    colour, dash = _line_look(names, [broken.get(name, [1, 0]) for name in names])
+    levels = sorted(rows.explorers.unique())
+    marked = [v for v in levels if v <= 2] + [v for v in levels[-1:] if v > 2]
+    x = alt.X("explorers:Q", title="agents expected to explore at a step, at the start",
+              scale=alt.Scale(type="log", domain=[levels[0] * 0.85, levels[-1] * 1.15], nice=False),
+              axis=alt.Axis(values=[float(v) for v in marked], format="~g", grid=False,
+                            labelOverlap=False))  # fmt: skip
+    y = alt.Scale(domain=[0, 100], nice=False)
+    base = alt.Chart().encode(x=x, color=colour)
+    points = base.mark_circle(size=46).encode(
+        y=alt.Y("won:Q", title="mean win rate online (%)", scale=y),
+        opacity=alt.condition(pick, alt.value(0.6), alt.value(0)),
+        tooltip=["name:N", "explorers:Q", "seed:Q", alt.Tooltip("won:Q", format=".0f")],
+    )
+    lines = base.mark_line(strokeWidth=2.8).encode(
+        y=alt.Y("median(won):Q", title="mean win rate online (%)", scale=y),
+        strokeDash=dash,
+        opacity=alt.condition(pick, alt.value(1), alt.value(0.05)),
+    )  # fmt: skip
+    both = alt.layer(points, lines.add_params(pick), data=csv_data(table))
+    facets = both.properties(width=470, height=230).facet(_panels(rows), columns=1)
+    return titled(facets, title, "a point is a seed, a line their median; dashed: one at a time")
+
+
+def mixing(found: pd.DataFrame, paper: pd.DataFrame, title: str) -> alt.TopLevelMixin:
+    """Table 2: the last test's return by the share of offline data, a panel an algorithm."""
+    theirs = paper.assign(name=[named(a, "") for a in paper.algorithm], last_return=paper.value)
+    columns = ["name", "algorithm", "variant", "mixing_ratio", "last_return", "kind"]
+    rows = theirs.assign(kind="paper", variant="")[columns]
+    if len(found):
+        rows = pd.concat([found.assign(kind="seed")[columns], rows])
+    names = _in_order(rows)
+    x = alt.X("mixing_ratio:O", title="mixing ratio", axis=alt.Axis(labelAngle=0, grid=False))
+    y = alt.Y("last_return:Q", title="return at the last test (at most 20)",
+              axis=alt.Axis(values=[0, 5, 10, 15, 20]),
+              scale=alt.Scale(domain=[0, 21], nice=False))  # fmt: skip
+    colour = alt.Color("colour:N", scale=None, legend=None)
+    base = alt.Chart().encode(x=x, y=y)
+    seeds = base.transform_filter("datum.kind == 'seed'").encode(color=colour)
+    layers = [seeds.mark_circle(size=46, opacity=0.6),
+              seeds.mark_tick(thickness=4, size=22).encode(y="median(last_return):Q"),
+              base.transform_filter("datum.kind == 'paper'").mark_text(
+                  text="×", fontSize=20, color=theme.AROUND).encode(
+                  tooltip=[alt.Tooltip("last_return:Q", title="the paper's")])]  # fmt: skip
+    table = _coloured(rows).drop(columns=["algorithm", "variant"]).round(3)
+    cells = alt.layer(*layers, data=csv_data(table)).properties(width=130, height=190)
+    return titled(cells.facet(_by_name(names), columns=4, spacing=12), title, NOT_SC2)
+
+
+def profiles(scores: dict[str, np.ndarray], algorithms: dict[str, str]) -> alt.TopLevelMixin:
+    """Performance profiles of scores pooled over maps (`results.pooled`): the share of all runs
+    whose mean win rate lies above each threshold. algorithms: name -> algorithm."""
+    at = np.linspace(0, 1, 51)
+    parts = [pd.DataFrame({"name": n, "won": 100 * at, "share": 100 * performance_profile(s, at)})
+             for n, s in scores.items()]  # fmt: skip
+    names = {name: algorithms[name] for name in scores}
+    colour, _ = _line_look(names, _dashes(names))
+    chart = alt.Chart(csv_data(pd.concat(parts).round(2))).mark_line(
+        interpolate="step-after", strokeWidth=2.8
+    )
+    chart = chart.encode(
+        x=alt.X("won:Q", title="mean win rate online (%)", axis=alt.Axis(grid=False)),
+        y=alt.Y("share:Q", title="runs above it (%)", scale=alt.Scale(domain=[0, 100])),
+        color=colour,
+        tooltip=["name:N", "won:Q", "share:Q"],
+    )
+    return titled(chart.properties(width=470, height=210), "All maps together", "higher is better")
+
+
+def _in_order(rows: pd.DataFrame) -> dict[str, str]:
+    """name -> algorithm, in the order of the table of algorithms."""
+    who = dict(zip(rows.name, rows.algorithm, strict=True))
+    order = theme.in_order(who.values())
+    return dict(sorted(who.items(), key=lambda pair: (order.index(pair[1]), pair[0])))
+
+
+def _panels(rows: pd.DataFrame) -> alt.Facet:
+    header = alt.Header(labelFontSize=16, labelFontWeight="bold", labelColor=theme.AROUND)
+    return alt.Facet("panel:N", sort=list(dict.fromkeys(rows.panel)), title=None, header=header)
+
+
+def _by_name(names: dict[str, str]) -> alt.Facet:
+    header = alt.Header(labelFontSize=14, labelColor=theme.AROUND, labelLimit=160)
+    return alt.Facet("name:N", sort=list(names), title=None, header=header)
+
+
+def _line_look(
+    names: dict[str, str], dashes: list[list[float]]
+) -> tuple[alt.Color, alt.StrokeDash]:
+    """Colour and dashes of lines, in one legend."""
+    legend = alt.Legend(columns=3, symbolType="stroke", symbolStrokeWidth=3, symbolSize=220)
+    colours = [_colour(algorithm) for algorithm in names.values()]
+    order: dict[str, Any] = {"sort": list(names), "title": None, "legend": legend}
+    colour = alt.Color("name:N", scale=alt.Scale(domain=list(names), range=colours), **order)
+    dash = alt.Scale(domain=list(names), range=dashes)
+    return colour, alt.StrokeDash("name:N", scale=dash, **order)
+
+
+def _coloured(rows: pd.DataFrame) -> pd.DataFrame:
+    """With `colour` itself: panels side by side would mix up the domains of a scale."""
+    return rows.assign(colour=[_colour(algorithm) for algorithm in rows.algorithm])
+
+
+def _colour(algorithm: str) -> str:
+    return theme.style(algorithm).colour
+
+
+KINDS: tuple[list[float], ...] = ([1, 0], [7, 5], [2, 4], [9, 3, 2, 3])
+
+
+def _dashes(names: dict[str, str], kinds: Sequence[list[float]] = KINDS) -> list[list[float]]:
+    """A whole line for the first of an algorithm's lines, broken ones for its others."""
+    seen: dict[str, int] = {}
+    out = []
+    for algorithm in names.values():
+        seen[algorithm] = seen.get(algorithm, -1) + 1
+        out.append(kinds[seen[algorithm] % len(kinds)])
+    return out

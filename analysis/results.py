@@ -1,0 +1,374 @@
+"""Rows of many runs -> what 04_results and 05_ablation show. Nothing is drawn here, or written.
+
+What was asked of the runs is their item: the name of a grid in notebooks/grids/results, and of the
+Parquet file in data/results that its runs ship in. Nothing is averaged or compared across items,
+maps or datasets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from analysis import statistics
+from analysis.tables import WHO, curves, measured, named
+from ovmse.datasets.dataset import DatasetError, dataset_path
+from ovmse.method.algorithms import ALGORITHMS
+from ovmse.runs.files import DATA_DIR
+from ovmse.runs.tables import COLUMNS
+
+
+class Planned(NamedTuple):
+    """One scale of one grid: how many runs it plans for a map and a dataset."""
+
+    item: str
+    scale: str | None
+    task: str
+    dataset: str
+    runs: int
+
+    @property
+    def command(self) -> str:
+        """What makes these runs."""
+        scale = f" --scale {self.scale}" if self.scale else ""
+        return f"ovmse sweep notebooks/grids/results/{self.item}.yaml{scale}"
+
+
+PLANNED = [
+    Planned("paper_setting", "2s3z_medium", "2s3z", "medium", 140),
+    Planned("paper_setting", "2s3z_medium_replay", "2s3z", "medium_replay", 30),
+    Planned("paper_setting", "6h_vs_8z_medium", "6h_vs_8z", "medium", 36),
+    Planned("paper_setting", "3s5z_medium", "3s5z", "medium", 36),
+    Planned("hard_map", None, "5m_vs_6m", "medium", 42),
+    Planned("tuning", "2s3z", "2s3z", "medium", 264),
+    Planned("tuning", "6h_vs_8z", "6h_vs_8z", "medium", 264),
+    Planned("tuning", "3s5z", "3s5z", "medium", 264),
+    Planned("noise", "2s3z_each_by_itself", "2s3z", "medium", 63),
+    Planned("noise", "2s3z_one_at_a_time", "2s3z", "medium", 45),
+    Planned("noise", "6h_vs_8z_each_by_itself", "6h_vs_8z", "medium", 63),
+    Planned("noise", "6h_vs_8z_one_at_a_time", "6h_vs_8z", "medium", 45),
+    Planned("mixing_ratio", None, "2s3z", "medium", 60),
+]
+BEST = "at_its_best"  # its grid is written once the tuning is done
+ITEMS = tuple(dict.fromkeys([*(p.item for p in PLANNED), BEST]))
+QUESTION = ["item", "task", "dataset"]
+LINE = ["name", *WHO]
+COMPARED = ("paper_setting", "hard_map")  # each algorithm as it is, eps from 1.0
+
+# What each algorithm may have tuned for itself; elsewhere all have what their algorithm says.
+TUNED = ["epsilon_start", "epsilon_end", "epsilon_anneal", "online_lr", "lr_warmup_updates",
+         "memory_end", "cql_alpha", "cql_anneal", "policy_warmup_steps"]  # fmt: skip
+VARIED = {"noise": ["epsilon_start", "epsilon_end"], "mixing_ratio": ["mixing_ratio"],
+          "tuning": TUNED, BEST: TUNED}  # fmt: skip
+OWN = {"cql_anneal": "OVMSE, fading CQL (ours)", "kept": "OVMSE, warm-up, kept memory (ours)"}
+
+
+def read(source: str | Path = "") -> pd.DataFrame:
+    """The rows of a folder of runs, of a Parquet file or of a folder of such; nothing given means
+    what ships in data/results, which may be nothing yet.
+
+    Columns as from `analysis.tables.curves`, and `item`: by the name of the file or the folder, or
+    the paper's setting where these say none.
+    """
+    folder = Path(source) if source else DATA_DIR / "results"
+    files = [folder / f"{item}.parquet" for item in ITEMS]
+    if found := [file for file in files if file.is_file()]:
+        parts = [curves(file).assign(item=file.stem) for file in found]
+    elif source:
+        table = curves(folder)
+        places = table.run if folder.suffix != ".parquet" else [str(folder)] * len(table)
+        parts = [table.assign(item=[_item(place) for place in places])]
+    else:
+        return pd.DataFrame(columns=[*COLUMNS, "variant", "item"])
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(cql_anneal=pd.to_numeric(table.cql_anneal))
+
+
+def _item(place: str) -> str:
+    parts = reversed(Path(place).parts)
+    return next((i for part in parts for i in ITEMS if part.startswith(i)), COMPARED[0])
+
+
+def questions(table: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Item, map and dataset of all that may be compared, in the order of the plan. A run that
+    learned from no data counts for every dataset of its map."""
+    found = table.dropna(subset="dataset")[["item", "task", "dataset"]].drop_duplicates()
+    keys = [tuple(row) for row in found.itertuples(index=False)]
+    order = [(p.item, p.task, p.dataset) for p in PLANNED]
+    return sorted(keys, key=lambda k: (order.index(k) if k in order else len(order), k))
+
+
+def of_question(table: pd.DataFrame, item: str, task: str, dataset: str) -> pd.DataFrame:
+    """Its rows."""
+    mine = (table.item == item) & (table.task == task)
+    return table[mine & (table.dataset.isna() | (table.dataset == dataset))]
+
+
+def finished(table: pd.DataFrame) -> pd.DataFrame:
+    """The tests of the runs that came to their last online step, of each question found comparable
+    (`tables.measured`). `name` says what a line is called; `dataset` is the question's."""
+    parts = []
+    for key in questions(table):
+        rows = of_question(table, *key)
+        online = rows[rows.phase == "online"].groupby("run")
+        done = online.env_steps.max() >= online.online_steps.first()
+        rows = rows[rows.run.isin(done.index[done])]
+        rows = measured(rows, "test_win_rate", by=(*WHO, *VARIED.get(key[0], [])))
+        parts.append(rows.assign(name=_names(rows, key[0]), dataset=key[2]))
+    return pd.concat(parts) if parts else table.assign(name="")
+
+
+def _names(rows: pd.DataFrame, item: str) -> list[str]:
+    """What a line is called. In the map of noise the exploration is the axis, and the conservative
+    term is said alike on all maps."""
+    names = []
+    columns = [*WHO, "online_cql", "cql_anneal", "policy_warmup_steps"]
+    for row in rows[columns].itertuples():
+        ours = row.algorithm == "ovmse" and item in ("tuning", BEST)
+        if ours and pd.notna(row.cql_anneal):
+            names.append(OWN["cql_anneal"])
+        elif ours and row.policy_warmup_steps:
+            names.append(OWN["kept"])
+        elif item == "noise":
+            known = row.algorithm in ALGORITHMS and ALGORITHMS[str(row.algorithm)].online_cql
+            word = {True: "with CQL", False: ""}[bool(row.online_cql)] if known is None else ""
+            names.append(named(str(row.algorithm), word))
+        else:
+            names.append(named(str(row.algorithm), str(row.variant)))
+    return names
+
+
+def runs(lines: pd.DataFrame) -> pd.DataFrame:
+    """Of `finished` tests one row a run: `item`, `task`, `dataset`, `name`, its settings, the
+    fields of `statistics.Story`, `mean` (win rate over the online steps), `first_return`,
+    `last_return`, and `explorers`, the agents expected to explore at a step at the start."""
+    found = []
+    for _, run in lines.groupby([*QUESTION, "run"], sort=False):
+        run = run.sort_values("env_steps")
+        told = statistics.story(run.env_steps, run.test_win_rate)
+        one: dict[str, Any] = run.iloc[0][[*QUESTION, *LINE, "run", "seed", *SETTING]].to_dict()
+        one |= {**told._asdict(), "mean": 1 - told.regret}
+        one["explorers"] = explorers(
+            one["exploration"], one["epsilon_start"], n_agents(one["task"])
+        )
+        one["first_return"], one["last_return"] = run.test_return.iloc[[0, -1]]
+        found.append(one)
+    columns = [*QUESTION, *LINE, "run", "seed", *SETTING, *statistics.Story._fields, "mean"]
+    return pd.DataFrame(found, columns=[*columns, "explorers", "first_return", "last_return"])
+
+
+SETTING = ["exploration", "online_cql", "mixing_ratio", "online_steps", "long_test_battles", *TUNED]
+
+
+def n_agents(task: str) -> int:
+    """Agents of a StarCraft map, by its name: 2s3z has 5, 6h_vs_8z 6; of the others 2."""
+    return sum(int(n) for n in re.findall(r"(\d+)[a-z]", task.split("_vs_")[0])) or 2
+
+
+def explorers(exploration: str, epsilon: float, agents: int) -> float:
+    """Agents expected to explore at a step: N eps if each may by itself, eps if one at a time."""
+    return float(f"{epsilon * (agents if exploration == 'epsilon_greedy' else 1):.2g}")
+
+
+def seed_curves(lines: pd.DataFrame, measure: str = "test_win_rate") -> pd.DataFrame:
+    """Of `finished` tests every seed's curve, at the steps of the seed of its line that was tested
+    least often: `item`, `task`, `dataset`, `name`, `algorithm`, `variant`, `seed`, `env_steps`,
+    `value`."""
+    parts = []
+    for key, line in lines.groupby([*QUESTION, *LINE], sort=False):
+        seeds = {seed: s.sort_values("env_steps") for seed, s in line.groupby("seed")}
+        grid = min((s.env_steps.to_numpy() for s in seeds.values()), key=len)
+        for seed, s in seeds.items():
+            about = dict(zip([*QUESTION, *LINE], key, strict=True)) | {"seed": seed}
+            value = np.interp(grid, s.env_steps, s[measure])
+            parts.append(pd.DataFrame({**about, "env_steps": grid, "value": value}))
+    columns = [*QUESTION, *LINE, "seed", "env_steps", "value"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def ranges(found: pd.DataFrame, measures: Sequence[str], by: Sequence[str] = ()) -> pd.DataFrame:
+    """Median, least and greatest seed (`x`, `x_min`, `x_max`) of each measure, and `seeds`."""
+    keys = [*QUESTION, *LINE, *by]
+    groups = found.groupby(keys, sort=False, dropna=False)
+    out = {"seeds": groups.seed.nunique()}
+    for name in measures:
+        values = groups[name]
+        out |= {name: values.median(), f"{name}_min": values.min(), f"{name}_max": values.max()}
+    return pd.DataFrame(out).reset_index()
+
+
+def differences(found: pd.DataFrame, measure: str = "mean", of: str = "OVMSE") -> pd.DataFrame:
+    """Paired differences of every other line from `of`, lowest first: `item`, `task`, `dataset`,
+    `name`, `algorithm`, `variant`, `mean`, `low`, `high` (t interval), `p` (sign flips), `holm`
+    (within the question), `seeds`, and `each`, the differences of the seeds."""
+    tables = []
+    for key, rows in found.groupby(QUESTION, sort=False):
+        scores = {who: r.set_index("seed")[measure].to_dict()
+                  for who, r in rows.groupby(LINE, sort=False)}  # fmt: skip
+        full: dict[int, float] = next((s for who, s in scores.items() if who[0] == of), {})
+        pairs = {(*key, *who): (s, full) for who, s in scores.items() if who[0] != of}
+        tables.append(_paired(pairs, LINE).sort_values("mean"))
+    return _joined(tables, LINE)
+
+
+PARTS = {"memory": "memory", "one": "SE", "cql": "CQL"}
+
+
+def effects(found: pd.DataFrame, measure: str = "mean") -> pd.DataFrame:
+    """What each of OVMSE's three parts adds, with and without the other two, in paired seeds: of
+    the lines with the plain or the memory target and MACQL's form of the conservative term.
+
+    Columns: `item`, `task`, `dataset`, `part`, `beside` (the others that are there), then as in
+    `differences`, Holm within the question.
+    """
+    plain = [n for n, a in ALGORITHMS.items()
+             if a.target in ("td", "ovm") and a.cql_form == "macql" and a.pretrained]  # fmt: skip
+    rows = found[found.algorithm.isin(plain)]
+    rows = rows.assign(
+        memory=[ALGORITHMS[a].target == "ovm" for a in rows.algorithm],
+        one=rows.exploration != "epsilon_greedy",
+        cql=rows.online_cql.astype(bool),
+    )
+    tables = []
+    for key, mine in rows.groupby(QUESTION, sort=False):
+        cells = {cell: r.set_index("seed")[measure].to_dict() for cell, r in mine.groupby([*PARTS])}
+        pairs = {}
+        for number, part in enumerate(PARTS):
+            for cell in cells:
+                without = (*cell[:number], False, *cell[number + 1 :])
+                if cell[number] and without in cells:
+                    held = [PARTS[o] for o, on in zip(PARTS, without) if on]
+                    beside = " and ".join(held) or "nothing"
+                    pairs[(*key, PARTS[part], beside)] = (cells[cell], cells[without])
+        tables.append(_paired(pairs, ["part", "beside"]))
+    return _joined(tables, ["part", "beside"])
+
+
+TESTED = ["mean", "low", "high", "p", "holm", "seeds", "each"]
+
+
+def _paired(pairs: dict[tuple, tuple[dict, dict]], about: list[str]) -> pd.DataFrame:
+    """One family of comparisons, of those pairs that share a seed."""
+    rows = []
+    for key, (a, b) in pairs.items():
+        if set(a) & set(b):
+            pair = statistics.paired(a, b)
+            row = dict(zip([*QUESTION, *about], key)) | pair._asdict()
+            rows.append(row | {"seeds": len(pair.differences), "each": pair.differences})
+    table = pd.DataFrame(rows, columns=[*QUESTION, *about, *TESTED])
+    return table.assign(holm=statistics.holm(table.p) if rows else [])
+
+
+def _joined(tables: list[pd.DataFrame], about: list[str]) -> pd.DataFrame:
+    tables = [t for t in tables if len(t)]
+    if not tables:
+        return pd.DataFrame(columns=[*QUESTION, *about, *TESTED])
+    return pd.concat(tables, ignore_index=True)
+
+
+def pooled(found: pd.DataFrame, measure: str = "mean") -> dict[str, np.ndarray]:
+    """name -> scores [seeds, questions] of the lines that every question has, with the seeds that
+    all of them have; nothing if that leaves fewer than two questions or seeds."""
+    scores: dict[str, dict[tuple, dict[int, float]]] = {}
+    for (name, *key), rows in found.groupby(["name", *QUESTION], sort=False):
+        scores.setdefault(str(name), {})[tuple(key)] = dict(zip(rows.seed, rows[measure]))
+    keys = list(dict.fromkeys(key for of in scores.values() for key in of))
+    scores = {name: of for name, of in scores.items() if len(of) == len(keys)}
+    each = [set(of[key]) for of in scores.values() for key in keys]
+    seeds = sorted(set.intersection(*each)) if each else []
+    if len(keys) < 2 or len(seeds) < 2:
+        return {}
+    return {n: np.array([[of[k][s] for k in keys] for s in seeds]) for n, of in scores.items()}
+
+
+def over_maps(scores: dict[str, np.ndarray], of: str = "OVMSE") -> pd.DataFrame:
+    """IQM over maps and seeds, best first, and the probability that `of` does better, with their
+    bootstrap intervals: `name`, `iqm`, `iqm_min`, `iqm_max`, `above`, `above_min`, `above_max`."""
+    rows = []
+    for name, score in scores.items():
+        low, high = statistics.stratified_bootstrap(statistics.iqm, score)
+        row = {"name": name, "iqm": statistics.iqm(score), "iqm_min": low, "iqm_max": high}
+        if of in scores and name != of:
+            better, pair = statistics.probability_of_improvement, (scores[of], score)
+            low, high = statistics.stratified_bootstrap(better, *pair)
+            row |= {"above": better(*pair), "above_min": low, "above_max": high}
+        rows.append(row)
+    columns = ["name", "iqm", "iqm_min", "iqm_max", "above", "above_min", "above_max"]
+    return pd.DataFrame(rows, columns=columns).sort_values("iqm", ascending=False)
+
+
+def paper(table: int) -> pd.DataFrame:
+    """The paper's Table 1 or 2 (data/paper_tables.csv), of StarCraft II: `task`, `dataset`,
+    `algorithm`, `mixing_ratio`, `value`."""
+    rows = pd.read_csv(DATA_DIR / "paper_tables.csv")
+    return rows[rows.table == table].drop(columns=["table", "measure"])
+
+
+def best(found: pd.DataFrame) -> pd.DataFrame:
+    """Of each map and line of the tuning the settings with the highest mean win rate over the
+    online steps (mean over its seeds): `mean`, `seeds`, and `tried`, among how many settings."""
+    keys, rows = ["task", "dataset", "name", "algorithm"], only(found, "tuning")
+    groups = rows.groupby([*keys, *TUNED], dropna=False, sort=False)
+    scores = groups.agg(mean=("mean", "mean"), seeds=("seed", "nunique")).reset_index()
+    scores["tried"] = scores.groupby(keys)["mean"].transform("size")
+    return scores.sort_values("mean", ascending=False, kind="stable").drop_duplicates(keys)
+
+
+def status(found: pd.DataFrame) -> pd.DataFrame:
+    """What was planned, and how many of its runs are among those `found`, as from `runs`: `item`,
+    `task`, `dataset`, `planned`, `there`, `command`. A run counts for one dataset alone. What each
+    is at its best is planned once it is tuned."""
+    plans = pd.DataFrame(PLANNED).assign(command=[plan.command for plan in PLANNED])
+    groups = plans.groupby(QUESTION, sort=False)
+    table = groups.agg(planned=("runs", "sum"), command=("command", "; ".join)).reset_index()
+    there = found.drop_duplicates("run").groupby(QUESTION).size()
+    table["there"] = [there.get(tuple(key), 0) for key in table[QUESTION].itertuples(index=False)]
+    return table
+
+
+def only(found: pd.DataFrame, *items: str) -> pd.DataFrame:
+    """The rows of these items."""
+    return found[found["item"].isin(items)]
+
+
+def finals(found: pd.DataFrame) -> pd.DataFrame:
+    """Win rates of the last tests (`ranges`) with the paper's Table 1 as `paper`, where it has one
+    for an algorithm as it is."""
+    theirs = paper(1).set_index(["task", "dataset", "algorithm"]).value
+    table = ranges(found, ["end"])
+    keys = zip(table.task, table.dataset, table.algorithm)
+    said = [theirs.get(key, np.nan) for key in keys]
+    return table.assign(paper=[v if own else np.nan for v, own in zip(said, table.variant == "")])
+
+
+def regimes(found: pd.DataFrame) -> pd.DataFrame:
+    """How the pre-trained policies stand to their data (`statistics.regime`), of each map, dataset
+    and algorithm: their first return against the dataset's, where its file is on this machine."""
+    data = data_returns(found)
+    table = ranges(found, ["first_return"])[[*QUESTION, *LINE, "seeds"]]
+    words = []
+    for row in table.itertuples():
+        mine = of_question(found[found.name == row.name], row.item, row.task, row.dataset)
+        known = (row.task, row.dataset) in data and ALGORITHMS[str(row.algorithm)].pretrained
+        words.append(
+            statistics.regime(mine.first_return.to_numpy(), data[row.task, row.dataset])
+            if known
+            else None
+        )
+    return table.assign(regime=words)
+
+
+def data_returns(found: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """(map, dataset) -> mean return of its episodes, of those whose file is on this machine."""
+    out = {}
+    for task, dataset in dict.fromkeys(zip(found.task, found.dataset)):
+        with suppress(DatasetError), h5py.File(dataset_path(task, dataset, "smax")) as file:
+            out[task, dataset] = float(file["reward"][()].sum() / len(file["reward"]))
+    return out

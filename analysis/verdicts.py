@@ -1,0 +1,149 @@
+"""What 04_results and 05_ablation say in words, computed from whatever runs are there."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis import results
+from analysis.results import LINE, QUESTION
+from analysis.statistics import paired
+from analysis.tables import per_cent
+
+TOLD = 0.05  # of a Holm-adjusted sign-flip p
+SAME = 0.05  # mean win rates closer than this count as one curve
+
+
+def who_wins(found: pd.DataFrame) -> str:
+    """The paper's setting: who ends highest on each map, and whom OVMSE can be told from. found as
+    from `results.runs`."""
+    found = results.only(found, *results.COMPARED)
+    if found.empty:
+        return (
+            "no run of the paper's setting is here yet, so nothing is said about who wins. Below "
+            "stand the paper's own numbers, and the commands that make ours."
+        )
+    table, parts = results.differences(found), []
+    for key, rows in found.groupby(QUESTION, sort=False):
+        ends = rows.groupby("name").end.median().sort_values(ascending=False)
+        text = f"**{key[1]} {key[2]}**: {ends.index[0]} ends highest ({per_cent(ends.iloc[0])})"
+        if "OVMSE" in ends and ends.index[0] != "OVMSE":
+            text += f", OVMSE at {per_cent(ends['OVMSE'])}"
+        parts.append(text + _rivals(results.of_question(table, *key)))
+    seeds = found.groupby([*QUESTION, "name"]).seed.nunique()
+    return (
+        f"Win rates at the end are medians of {_between(seeds)} seeds; OVMSE is compared with "
+        "each rival by the mean win rate over the online steps, in paired seeds (sign-flip p "
+        f"adjusted by Holm below {TOLD}).\n\n- " + "\n- ".join(parts)
+    )
+
+
+def _rivals(table: pd.DataFrame) -> str:
+    """Which rivals OVMSE is above, below, or not told from."""
+    if table.empty:
+        return ""
+    told = table.holm < TOLD
+    said = []
+    if len(below := table[told & (table["mean"] < 0)]):
+        said.append(f"above {_all_of(below, table)}")
+    if len(above := table[told & (table["mean"] > 0)]):
+        said.append(f"below {_all_of(above, table)}")
+    if len(rest := table[~told]):
+        least = 2 / 2 ** int(rest.seeds.max()) * len(table)
+        why = " (so few seeds cannot tell any)" if least > TOLD else ""
+        said.append(f"not told from {_all_of(rest, table)}{why}")
+    return "; OVMSE is " + ", ".join(said)
+
+
+def _all_of(some: pd.DataFrame, table: pd.DataFrame) -> str:
+    every = len(some) == len(table) > 1
+    return f"all {len(table)} others" if every else ", ".join(some.name)
+
+
+def which_part(found: pd.DataFrame) -> str:
+    """What each part adds to the other two, and whether schemes of exploration fall together."""
+    table, parts = results.effects(results.only(found, *results.COMPARED)), []
+    for key, rows in table.groupby(QUESTION, sort=False):
+        whole = rows[rows.beside.str.contains(" and ")]
+        if len(whole) == len(results.PARTS):
+            each = (f"{r.part} {_points(r)}" for r in whole.sort_values("mean")[::-1].itertuples())
+            parts.append(f"on {key[1]} {key[2]}, added to the other two: {', '.join(each)}")
+    said = "; ".join(parts)
+    if not said:
+        said = "no map has runs with and without each part beside the other two yet"
+    return f"Of OVMSE's parts, {said}. {one_curve(found)}"
+
+
+def _points(row: object) -> str:
+    mean, low, high = (100 * getattr(row, name) for name in ("mean", "low", "high"))
+    return f"{mean:+.1f} points of mean win rate ({low:+.1f} to {high:+.1f})"
+
+
+def one_curve(found: pd.DataFrame) -> str:
+    """Whether exploring one at a time does otherwise than each by itself, at as many explorers."""
+    rows, said = results.only(found, "noise"), []
+    for one, alone in (("SE", "Switch CQL"), ("OVMSE", "OVM")):
+        for task, mine in rows.groupby("task", sort=False):
+            both = set.intersection(*(set(mine[mine.name == n].explorers) for n in (one, alone)))
+            scores = {
+                n: mine[(mine.name == n) & mine.explorers.isin(both)].groupby("seed")["mean"].mean()
+                for n in (one, alone)
+            }
+            if not both or not set(scores[one].index) & set(scores[alone].index):
+                continue
+            pair = paired(scores[one].to_dict(), scores[alone].to_dict())
+            near = abs(pair.mean) < SAME and pair.low <= 0 <= pair.high
+            word = "fall on one curve" if near else "do not fall on one curve"
+            gap = f"{100 * pair.mean:+.1f} points, {100 * pair.low:+.1f} to {100 * pair.high:+.1f}"
+            said.append(f"on {task} {one} and {alone} {word} ({gap})")
+    if not said:
+        return "The map of noise was not run."
+    return f"At the same expected number of explorers, {'; '.join(said)}."
+
+
+def start_today(found: pd.DataFrame) -> str:
+    """For each map, dataset and budget the best line with its noise, those that cannot be told from
+    it, and what these seeds cannot say; a Markdown list."""
+    rows = results.only(found, *results.COMPARED, "noise", results.BEST)
+    if rows.empty:
+        return "Nothing was run yet, so nothing can be advised."
+    said = []
+    for (task, data, steps), mine in rows.groupby(["task", "dataset", "online_steps"], sort=False):
+        lines = {
+            key: r.set_index("seed")["mean"]
+            for key, r in mine.groupby(["item", *LINE, "epsilon_start", "explorers"], sort=False)
+        }
+        medians = {key: scores.median() for key, scores in lines.items()}
+        top = max(medians, key=lambda key: medians[key])
+        best = lines[top]
+        alike = []
+        for key in sorted(medians, key=lambda key: -medians[key]):
+            if key != top and set(lines[key].index) & set(best.index):
+                pair = paired(lines[key].to_dict(), best.to_dict())
+                if not pair.high < 0:
+                    alike.append(_at(key))
+        text = (
+            f"- **{task}, {data}, {steps:,} steps**: {_at(top)}, mean win rate "
+            f"{per_cent(best.median())} ({per_cent(best.min())} to {per_cent(best.max())}, "
+            f"{len(best)} seeds)."
+        )
+        if alike:
+            more = f" and {len(alike) - 6} others" if len(alike) > 6 else ""
+            text += f" Not told from it by paired seeds: {'; '.join(alike[:6])}{more}."
+        said.append(text)
+    few = int(rows.groupby([*QUESTION, "name", "explorers"]).seed.nunique().min())
+    said.append(
+        f"\nWhat these seeds cannot say: the best of many lines is picked by its own luck too, so "
+        f"its number is a little high; {few} pairs of seeds give a sign-flip p of {2 / 2**few:.2g} "
+        "at the least; and other maps, datasets or StarCraft II itself were not played."
+    )
+    return "\n".join(said)
+
+
+def _at(key: tuple) -> str:
+    _, name, _, _, epsilon, explorers = key
+    return f"{name} from ε {epsilon:g} ({explorers:g} explorers)"
+
+
+def _between(counts: pd.Series) -> str:
+    low, high = counts.min(), counts.max()
+    return str(low) if low == high else f"{low} to {high}"

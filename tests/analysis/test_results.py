@@ -1,0 +1,155 @@
+"""The tables of 04_results and 05_ablation, from made-up rows of every kind of planned run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up_results import configs, write
+from scipy import stats
+
+from analysis import results
+from ovmse.errors import UserError
+
+SEEDS = {"seed": [20, 21, 22]}
+ITEMS = ("paper_setting", "hard_map", "noise", "mixing_ratio")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        found = configs(patch, ITEMS, **SEEDS) + configs(patch, ("tuning",))[:264]
+    return write(tmp_path_factory.mktemp("results"), found)
+
+
+@pytest.fixture(scope="module")
+def lines(folder: Path) -> pd.DataFrame:
+    return results.finished(results.read(folder))
+
+
+@pytest.fixture(scope="module")
+def found(lines: pd.DataFrame) -> pd.DataFrame:
+    return results.runs(lines)
+
+
+def test_items_come_from_names_of_files_and_folders(folder: Path, tmp_path: Path) -> None:
+    assert set(results.read(folder).item) == {*ITEMS, "tuning"}
+    assert set(results.read(folder / "noise.parquet").item) == {"noise"}
+    table = pd.read_parquet(folder / "mixing_ratio.parquet")
+    table.to_parquet(tmp_path / "mine.parquet")
+    assert set(results.read(tmp_path / "mine.parquet").item) == {"paper_setting"}
+    assert results._item("/x/noise_2s3z_one_at_a_time/code-1/se_2s3z_seed20_ab") == "noise"
+    with pytest.raises(UserError, match="there is no file"):
+        results.read(tmp_path / "none.parquet")
+
+
+def test_nothing_yet_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(results, "DATA_DIR", tmp_path)
+    lines = results.finished(results.read())
+    found = results.runs(lines)
+    assert len(found) == len(results.seed_curves(lines)) == 0
+    assert not results.pooled(found)
+    for table in (results.differences, results.effects, results.best):
+        assert len(table(found)) == 0
+    assert results.status(found).there.sum() == 0
+
+
+def test_each_run_has_its_own_story(lines: pd.DataFrame, found: pd.DataFrame) -> None:
+    one = found[(found.item == "noise") & (found.name == "SE")].iloc[7]
+    rows = lines[lines.run == one.run].sort_values("env_steps")
+    x, y = rows.env_steps.to_numpy(), rows.test_win_rate.to_numpy()
+    area = sum((x[i + 1] - x[i]) * (y[i + 1] + y[i]) / 2 for i in range(len(x) - 1))
+    assert one["mean"] == pytest.approx(area / (x[-1] - x[0]))
+    assert (one.start, one.lowest, one.end) == (y[0], y.min(), y[-1])
+    assert one.explorers == one.epsilon_start  # one at a time
+    alone = found[(found.item == "noise") & (found.exploration == "epsilon_greedy")]
+    assert set(alone[alone.task == "6h_vs_8z"].explorers) == {0.05, 0.1, 0.25, 0.5, 1, 2, 6}
+
+
+def test_a_run_without_data_stands_beside_each_dataset_and_counts_once(found: pd.DataFrame) -> None:
+    replay = results.of_question(found, "paper_setting", "2s3z", "medium_replay")
+    assert set(replay.name) == {"OVMSE", "SE", "Switch CQL", "MACQL", "MACal-QL", "QMIX"}
+    table = results.status(found).set_index(results.QUESTION).there
+    assert table["paper_setting", "2s3z", "medium"] == 14 * 3
+    assert table["paper_setting", "2s3z", "medium_replay"] == 5 * 3
+    assert table["noise", "2s3z", "medium"] == 108 and table["tuning", "3s5z", "medium"] == 0
+
+
+def test_unfinished_and_incomparable_runs(folder: Path) -> None:
+    table = results.read(folder / "mixing_ratio.parquet")
+    run = table.run.iloc[0]
+    cut = table[(table.run != run) | (table.env_steps < 150_000)]
+    assert run not in set(results.finished(cut).run)
+    other = table.assign(gamma=np.where(table.run == run, 0.9, table.gamma))
+    with pytest.raises(UserError, match="differ in gamma"):
+        results.finished(other)
+    with pytest.raises(UserError, match="2 codes at once"):
+        results.finished(table.assign(code=np.where(table.run == run, "x", "y")))
+
+
+def test_differences_are_of_pairs_and_adjusted_within_a_question(found: pd.DataFrame) -> None:
+    mine = results.only(found, "paper_setting")
+    table = results.differences(mine)
+    assert "OVMSE" not in set(table.name)
+    for key, part in table.groupby(results.QUESTION):
+        rows = results.of_question(mine, *key)
+        full = rows[rows.name == "OVMSE"].set_index("seed")["mean"]
+        assert part["mean"].is_monotonic_increasing
+        order = np.sort(part.p.to_numpy())
+        assert part.holm.min() == pytest.approx(min(order[0] * len(part), 1))
+        for row in part.itertuples():
+            other = rows[rows.name == row.name].set_index("seed")["mean"]
+            own = stats.ttest_rel(other.loc[full.index], full).confidence_interval()
+            assert (row.low, row.high) == pytest.approx((own.low, own.high))
+
+
+def test_the_eight_ways_to_build_ovmse_give_twelve_effects(found: pd.DataFrame) -> None:
+    table = results.effects(results.only(found, "paper_setting"))
+    full = results.of_question(table, "paper_setting", "2s3z", "medium")
+    assert full.groupby("part").size().to_dict() == dict.fromkeys(results.PARTS.values(), 4)
+    rows = results.of_question(found, "paper_setting", "2s3z", "medium")
+    score = {n: r.set_index("seed")["mean"] for n, r in rows.groupby("name")}
+    for a, b, part, beside in (
+        ("OVMSE without CQL", "SE", "memory", "SE"),
+        ("MACQL with SE", "MACQL", "SE", "CQL"),
+        ("OVM", "OVM without CQL", "CQL", "memory"),
+        ("SE", "Switch CQL", "SE", "nothing"),
+    ):
+        row = full[(full.part == part) & (full.beside == beside)].iloc[0]
+        assert row["mean"] == pytest.approx((score[a] - score[b]).mean())
+
+
+def test_pooled_scores_stand_map_by_map(found: pd.DataFrame) -> None:
+    mine = results.only(found, "paper_setting")
+    scores = results.pooled(mine)
+    assert {s.shape for s in scores.values()} == {(3, 4)} and len(scores) == 6
+    row = mine[(mine.name == "SE") & (mine.task == "6h_vs_8z") & (mine.seed == 21)]
+    assert row["mean"].iloc[0] in scores["SE"][1]
+    assert not results.pooled(mine[mine.task == "6h_vs_8z"])  # one map
+    table = results.over_maps(scores)
+    assert table.iqm.is_monotonic_decreasing and table.above.notna().sum() == 5
+
+
+def test_the_best_of_a_tuning_is_its_best_mean(found: pd.DataFrame) -> None:
+    table = results.best(found).set_index("name")
+    assert len(table) == 11 and set(table.tried) == {12} and set(table.seeds) == {2}
+    rows = results.only(found, "tuning")
+    rows = rows[rows.name == "OVMSE, fading CQL (ours)"]
+    settings = ["epsilon_start", "online_lr", "cql_anneal"]
+    means = rows.groupby(settings)["mean"].mean()
+    assert table.loc["OVMSE, fading CQL (ours)", "mean"] == pytest.approx(means.max())
+
+
+def test_the_papers_numbers_are_all_there() -> None:
+    assert len(results.paper(1)) == 30 and len(results.paper(2)) == 3
+    row = results.paper(1).query("task == '3s5z' and dataset == 'medium' and algorithm == 'ovmse'")
+    assert row.value.item() == 0.86719
+
+
+def test_agents_and_explorers() -> None:
+    maps = ("2s3z", "3s5z", "5m_vs_6m", "6h_vs_8z", "climb_monotone")
+    assert [results.n_agents(m) for m in maps] == [5, 8, 5, 6, 2]
+    assert results.explorers("epsilon_greedy", 0.00833, 6) == 0.05
+    assert results.explorers("sequential_decentralised", 0.25, 6) == 0.25
