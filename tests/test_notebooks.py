@@ -80,6 +80,7 @@ WRONG = [
     ("03_exploration", {"run": "ovmso"}, "run: none of the runs is called 'ovmso'"),
     ("03_exploration", {"battles": "many"}, "battles: got 'many', allowed: a whole number"),
     ("03_exploration", {"epsilon": 0.5, "battles": 2}, "epsilon: got 0.5, allowed: above 0"),
+    ("06_datasets", {"datasets": ["3s5z_medium"]}, "makes it in one to three minutes"),
 ]
 
 

@@ -32,7 +32,8 @@ class Audit:
     0..1).
 
     returns, lengths ``[E]``; won ``[E]`` (1, 0, NaN where unknown); cut ``[E]`` bool;
-    taken, offered ``[n, A]``: at how many steps each agent took each action, and could have.
+    taken, offered ``[n, A]``: at how many steps with a choice each agent took each action, and
+    could have.
     warnings: one sentence for each defect, none for a clean file.
     """
 
@@ -57,8 +58,10 @@ def audit(dataset: Dataset) -> Audit:
     offered = np.zeros_like(taken)
     agents = np.arange(dataset.n_agents)
     for e in episodes:
-        offered += e.avail_actions[:-1].sum(0)
-        np.add.at(taken, (np.broadcast_to(agents, e.actions.shape), e.actions), 1)
+        choice = e.avail_actions[:-1].sum(-1) > 1  # the dead have none
+        offered += (e.avail_actions[:-1] & choice[..., None]).sum(0)
+        who = np.broadcast_to(agents, e.actions.shape)
+        np.add.at(taken, (who[choice], e.actions[choice]), 1)
     joint = np.concatenate([e.actions for e in episodes])
     counts = _counts(joint)
     numbers = dataset_statistics(dataset) | {

@@ -77,6 +77,7 @@ def test_nothing_is_invented_on_a_clean_file(tmp_path: Path) -> None:
     assert audited(tmp_path, clean()).warnings == []
 
 
+@pytest.mark.slow  # reading two whole files
 @pytest.mark.parametrize("name", ["2s3z_medium", "2s3z_medium_replay"])
 def test_nothing_is_invented_on_what_ships(name: str) -> None:
     assert audit(load_dataset(DATA_DIR / f"{name}.h5")).warnings == []
@@ -84,6 +85,9 @@ def test_nothing_is_invented_on_what_ships(name: str) -> None:
 
 def test_the_numbers_are_those_of_a_plain_count(tmp_path: Path) -> None:
     battles = clean(230)
+    for e in battles:
+        e.avail_actions[-2:, 0] = [True, False, False, False]  # agent 0 dies at last
+        e.actions[-1, 0] = 0
     found = audited(tmp_path, battles)
     steps = sum(len(e.reward) for e in battles)
     cut = sum(len(e.reward) for e in battles if not e.terminated)
@@ -91,9 +95,9 @@ def test_the_numbers_are_those_of_a_plain_count(tmp_path: Path) -> None:
     assert found.cut.sum() == 5 and found.lengths.sum() == steps
     for agent in range(2):
         for action in range(4):
-            count = sum(int((e.actions[:, agent] == action).sum()) for e in battles)
-            assert found.taken[agent, action] == count
-            assert found.offered[agent, action] == steps
+            alive = [e.actions[: -1 if agent == 0 else None, agent] for e in battles]
+            assert found.taken[agent, action] == sum(int((a == action).sum()) for a in alive)
+            assert found.offered[agent, action] == sum(map(len, alive))
     seen: dict[tuple[int, ...], int] = {}
     for e in battles:
         for pair in e.actions.tolist():

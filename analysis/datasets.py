@@ -1,0 +1,208 @@
+"""What is inside a dataset, and what follows from it for learning. Tables only, no drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.battles import Battle
+from analysis.exploration import coarse_states, distinct, joint_actions
+from analysis.tables import Columns, per_cent
+from ovmse.datasets import Audit, Dataset, DatasetError, audit, load_dataset
+from ovmse.envs import make_env
+from ovmse.envs.base import EnvSpec
+from ovmse.episodes import Episode
+from ovmse.errors import UserError
+from ovmse.runs.files import PROJECT
+
+DRAWS = 1_000  # steps among which different joint actions and states are counted
+SOME = 300  # battles of a file whose states are decoded
+NEAR = 0.05  # of the best return: closer returns are called comparable
+BEST = 20.0
+
+MAKE = "ovmse data make --task {task} --quality {quality}"
+# What the table of `overview` is called for readers.
+READABLE: Columns = {
+    "dataset": ("dataset", str),
+    "battles": ("battles", "{:,.0f}".format),
+    "distinct": ("different ones", "{:,.0f}".format),
+    "steps": ("steps", "{:,.0f}".format),
+    "won": ("won", per_cent),
+    "return": ("return", "{:.1f}".format),
+    "value": ("value", "{:.1f}".format),
+    "length": ("steps a battle", "{:.0f}".format),
+    "cut": ("battles cut", per_cent),
+    "cut_steps": ("steps cut", per_cent),
+    "joint": ("joint actions in 1,000 steps", "{:.0f}".format),
+    "states": ("coarse states in 1,000 steps", "{:.0f}".format),
+}
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A dataset, its name in tables and charts, and its audit."""
+
+    name: str
+    data: Dataset
+    audit: Audit
+
+    @cached_property
+    def spec(self) -> EnvSpec:
+        """The task's sizes and names, as its environment has them; without the environment, or of
+        an unknown task, only the sizes."""
+        d = self.data
+        task, backend = str(d.attrs.get("task", "")), str(d.attrs.get("backend", ""))
+        if task and backend in ("smax", "climb"):
+            return make_env(task, backend, num_envs=1).spec
+        return EnvSpec(task, backend, d.n_agents, d.n_actions, d.obs_size, d.state_size,
+                       d.episode_limit)  # fmt: skip
+
+    @cached_property
+    def some(self) -> list[Battle]:
+        """At most `SOME` of its battles, evenly over the file, decoded where that is known."""
+        step = -(-len(self.data.episodes) // SOME)
+        return decoded(self.data.episodes[::step], self.spec)
+
+
+def decoded(episodes: Sequence[Episode], spec: EnvSpec) -> list[Battle]:
+    """Battles as the other tables take them."""
+    return [
+        Battle(e, [spec.decode_state(s) for s in e.state] if spec.decoder else [], [],
+               action_names=spec.action_names)
+        for e in episodes
+    ]  # fmt: skip
+
+
+def look(names: Sequence[str], backend: str = "smax") -> list[Looked]:
+    """Datasets by name or path, each read whole. Where one is missing, UserError says the command
+    that makes it and how long that takes."""
+    if not isinstance(names, list | tuple) or not names:
+        raise UserError(f"datasets: got {names!r}, allowed: a list of names or paths")
+    found = []
+    for name in names:
+        there = PROJECT / name if (PROJECT / name).exists() else name
+        try:
+            data = load_dataset(there, backend=backend)
+        except DatasetError as error:
+            raise UserError(f"{error}; {how_to_make(str(name))}") from None
+        found.append(Looked(Path(name).stem, data, audit(data)))
+    return found
+
+
+def how_to_make(name: str) -> str:
+    """The command that makes a dataset of a shipped ladder, and its time."""
+    for quality in ("medium_replay", "medium"):
+        task = name.removesuffix(f"_{quality}")
+        if task != name and (PROJECT / "data" / "ladders" / task).is_dir():
+            made = MAKE.format(task=task, quality=quality)
+            return f"`{made}` makes it in one to three minutes"
+    return "`ovmse data make --help` says which can be made"
+
+
+def overview(looked: Sequence[Looked], gamma: float = 0.99) -> pd.DataFrame:
+    """One row a dataset: size, returns, wins, cut battles, distinct battles, and how many
+    different joint actions and coarse states stand in 1,000 of its steps. `value`: the discounted
+    return from the first step, mean over battles that ended, the value of the behaviour."""
+    rows = []
+    for one in looked:
+        n = one.audit.numbers
+        ended = [e for e in one.data.episodes if e.terminated]
+        rows.append(
+            {
+                "dataset": one.name,
+                "battles": n["episodes"],
+                "steps": n["transitions"],
+                "distinct": n["distinct_episodes"],
+                "won": n["win_rate"],
+                "return": n["return_mean"],
+                "value": np.mean([e.returns_to_go(gamma)[0] for e in ended]) if ended else np.nan,
+                "length": n["length_mean"],
+                "cut": n["truncated"],
+                "cut_steps": n["cut_steps"],
+                "joint": distinct(joint_actions(one.some), DRAWS),
+                "states": distinct(coarse_states(one.some), DRAWS),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def returns(looked: Sequence[Looked]) -> pd.DataFrame:
+    """One row a battle: `dataset`, `return`, `length`, `end` (won, lost, cut)."""
+    return pd.concat(
+        [
+            pd.DataFrame({
+                "dataset": one.name,
+                "return": one.audit.returns,
+                "length": one.audit.lengths,
+                "end": np.select([one.audit.cut, one.audit.won == 1, one.audit.won == 0],
+                                 ["cut", "won", "lost"], "unknown"),
+            })
+            for one in looked
+        ],
+        ignore_index=True,
+    )  # fmt: skip
+
+
+def action_use(looked: Sequence[Looked]) -> pd.DataFrame:
+    """`dataset`, `agent` (with its kind, where it is known), `action`, `share` (of the steps at
+    which the agent had a choice and the action was offered), `offered` (steps)."""
+    tables = []
+    for one in looked:
+        agents = one.some[0].agents
+        names = one.spec.action_names or [str(a) for a in range(one.data.n_actions)]
+        with np.errstate(invalid="ignore"):
+            share = one.audit.taken / one.audit.offered
+        pairs = [(a, b) for a in agents for b in names]
+        table = pd.DataFrame(pairs, columns=["agent", "action"])
+        tables.append(table.assign(dataset=one.name, share=share.ravel(),
+                                   offered=one.audit.offered.ravel()))  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
+def outside(one: Looked, policy: Sequence[Episode]) -> pd.DataFrame:
+    """How far a policy's battles lie outside of a dataset: `whose` (the policy's battles; about as
+    many of the file's own, left out), `states` and `joint`: shares of their steps whose coarse
+    state, or whose joint action, is in none of the other battles that are looked at."""
+    own, battles = one.some, decoded(policy, one.spec)
+    step = max(len(own) // len(battles), 2)
+    groups = [[b for n, b in enumerate(own) if n % step], battles, own[::step]]
+    ends = np.cumsum([sum(b.episode.length for b in g) for g in groups])[:-1]
+    rows: dict[str, list[float]] = {"joint": [], "states": []}
+    for name, labels_of in (("joint", joint_actions), ("states", coarse_states)):
+        held, *others = np.split(labels_of([b for g in groups for b in g]), ends)
+        rows[name] = [float(1 - np.isin(labels, held).mean()) for labels in others]
+    return pd.DataFrame({"whose": ["the pre-trained policy's", "the file's own, left out"], **rows})
+
+
+def regime(one: Looked, policy: Sequence[Episode]) -> tuple[str, float, float]:
+    """Whether the pre-trained policy is `superior`, `comparable` or `inferior` to the data, and the
+    two mean returns (policy, data) that say so. Closer than `NEAR` of the best return, or than two
+    standard errors, is comparable. The regime is said to decide whether offline data online help.
+    """
+    both = np.array([e.episode_return for e in policy]), one.audit.returns
+    ours, theirs = (returns.mean() for returns in both)
+    error = sum(returns.var() / len(returns) for returns in both) ** 0.5
+    word = "comparable"
+    if abs(ours - theirs) > max(NEAR * BEST, 2 * error):
+        word = "superior" if ours > theirs else "inferior"
+    return word, float(ours), float(theirs)
+
+
+def answer(looked: Sequence[Looked], word: str, ours: float, theirs: float) -> str:
+    """The sentence that the notebook opens with."""
+    bad = [f"{one.name} has {len(one.audit.warnings)}" for one in looked if one.audit.warnings]
+    parts = [
+        f"{one.name} holds {one.audit.numbers['distinct_episodes']:,} different battles with a "
+        f"mean return of {one.audit.numbers['return_mean']:.1f}"
+        for one in looked
+    ]
+    defects = f"Defects: {', '.join(bad)}." if bad else "The audit finds no defect in them."
+    return (
+        f"{'; '.join(parts)}. {defects} The policy pre-trained on {looked[0].name} returns "
+        f"{ours:.1f} where its data return {theirs:.1f}: it is {word}."
+    )

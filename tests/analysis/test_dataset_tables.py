@@ -1,0 +1,108 @@
+"""What 06_datasets says of files, against plain counts; what is missing says how to make it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from analysis import datasets as tables
+from analysis.charts import datasets as charts
+from analysis.charts.show import VEGALITE, mimebundle
+from ovmse.datasets import write_dataset
+from ovmse.envs import make_env
+from ovmse.episodes import Episode
+from ovmse.errors import UserError
+from ovmse.method.learner import new_q_function
+from ovmse.training.rollout import collect
+
+
+def played(seed: int, count: int = 60, epsilon: float = 1.0) -> list[Episode]:
+    env = make_env("climb_penalty", "climb", num_envs=4, seed=seed)
+    q = new_q_function(env.spec, (4, 4, 4), seed=0)
+    return list(collect(q, env, count, np.random.default_rng(seed), epsilon=epsilon))
+
+
+@pytest.fixture(scope="module")
+def looked(tmp_path_factory: pytest.TempPathFactory) -> list[tables.Looked]:
+    spec = make_env("climb_penalty", "climb", num_envs=1).spec
+    folder = tmp_path_factory.mktemp("data")
+    paths = [write_dataset(folder / f"{n}.h5", played(n), spec, {}) for n in (1, 2)]
+    return tables.look([str(path) for path in paths])
+
+
+def test_the_overview_is_a_plain_count(looked: list[tables.Looked]) -> None:
+    table = tables.overview(looked, gamma=0.9)
+    for one, row in zip(looked, table.itertuples(), strict=True):
+        episodes = one.data.episodes
+        ended = [sum(0.9**t * float(r) for t, r in enumerate(e.reward))
+                 for e in episodes if e.terminated]  # fmt: skip
+        assert row.value == pytest.approx(np.mean(ended), abs=1e-5)
+        assert row.won == np.mean([bool(e.won) for e in episodes])
+        assert row.steps == sum(len(e.reward) for e in episodes)
+    assert np.isnan(table.joint).all()  # fewer than 1,000 steps
+
+
+def test_each_agent_s_use_of_an_action_is_a_share_of_where_it_was_offered(
+    looked: list[tables.Looked],
+) -> None:
+    table = tables.action_use(looked).query("dataset == '1'")
+    episodes = looked[0].data.episodes
+    for n, name in ((0, "1"), (1, "2")):
+        rope = table[(table.agent == name) & (table.action == "rope")].iloc[0]
+        offered = [(e, t) for e in episodes for t in range(e.length) if e.avail_actions[t, n, 3]]
+        assert rope.offered == len(offered) > 0
+        assert rope.share == pytest.approx(np.mean([e.actions[t, n] == 3 for e, t in offered]))
+    assert table[table.offered > 0].groupby("agent").share.sum().gt(1).all()
+
+
+def test_a_policy_within_the_data_is_not_outside_and_another_is(
+    looked: list[tables.Looked],
+) -> None:
+    within = tables.outside(looked[0], looked[0].data.episodes[1::2])
+    assert within.joint[0] <= 0.01  # climb has nine joint actions, and random play takes all
+    alien = played(3, count=4)
+    for e in alien:
+        e.state[:] = 7.5
+    assert tables.outside(looked[0], alien).states[0] == 1
+    assert tables.outside(looked[0], alien).states[1] <= 0.05
+
+
+def test_the_regime_compares_two_means(looked: list[tables.Looked]) -> None:
+    mean = float(np.mean([e.episode_return for e in looked[0].data.episodes]))
+    for shift, word in ((5, "superior"), (0.5, "comparable"), (-5, "inferior")):
+        episode = played(4, count=1)[0]
+        episode.reward[:] = 0
+        episode.reward[0] = mean + shift
+        said, ours, theirs = tables.regime(looked[0], [episode])
+        assert (said, theirs) == (word, pytest.approx(mean))
+        assert word in tables.answer(looked, said, ours, theirs)
+    few = played(4, count=4)
+    for e, far in zip(few, (-20, 20, 20, 20)):  # a mean that is far, and four battles that scatter
+        e.reward[:] = 0
+        e.reward[0] = mean + 0.4 * far
+    assert tables.regime(looked[0], few)[0] == "comparable"
+
+
+def test_a_missing_dataset_says_the_command_that_makes_it() -> None:
+    for name, command in (
+        ("6h_vs_8z_medium", "`ovmse data make --task 6h_vs_8z --quality medium` makes it in one"),
+        ("3s5z_medium_replay", "--task 3s5z --quality medium_replay` makes it in one to three min"),
+        ("nothing", "`ovmse data make --help`"),
+    ):
+        with pytest.raises(UserError, match="there is no dataset") as error:
+            tables.look([name])
+        assert command in str(error.value)
+    with pytest.raises(UserError, match="datasets: got 'x', allowed: a list"):
+        tables.look("x")
+
+
+def test_the_charts_hold_every_battle(looked: list[tables.Looked]) -> None:
+    table = tables.returns(looked)
+    for measure in ("return", "length"):
+        spec = mimebundle(charts.histograms(table, measure, "x", "y"))[VEGALITE]
+        rows = [line.split(",") for text in spec["datasets"].values() for line in
+                text.strip().split("\n")]  # fmt: skip
+        at = rows[0].index("battles")
+        assert sum(int(r[at]) for r in rows if r[at] != "battles") == len(table) == 120
+    mimebundle(charts.action_use(tables.action_use(looked)))
+    mimebundle(charts.outside(tables.outside(looked[0], looked[1].data.episodes)))
