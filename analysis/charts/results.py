@@ -264,7 +264,7 @@ def noise(found: pd.DataFrame) -> alt.TopLevelMixin:
     marked = [a for a, b in zip(levels, [*levels[1:], np.inf]) if b > 1.3 * a]  # 5, 6: too close
     x = alt.X("explorers:Q", title="agents expected to explore at a step, at the start",
               scale=alt.Scale(type="log", domain=[levels[0] * 0.85, levels[-1] * 1.15], nice=False),
-              axis=alt.Axis(values=marked, grid=False, labelOverlap=False,
+              axis=alt.Axis(values=marked, tickCount=len(marked), grid=False,
                             labelExpr="format(datum.value, '~g')"))  # fmt: skip
     y = alt.Scale(domain=[0, 100], nice=False)
     base = alt.Chart().encode(x=x, color=colour)
