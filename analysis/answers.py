@@ -72,7 +72,7 @@ def kept_wins(table: pd.DataFrame) -> str:
         first, low, last = curve["mean"].iloc[0], curve["mean"].min(), curve["mean"].iloc[-1]
         share = last / first if first else 0.0
         said = f"keeps {per_cent(share)} of its wins" if first else "had no wins to keep"
-        change = f"{100 * first:.0f} → {per_cent(last)} of test battles won"
+        change = f"{100 * first:.0f} → {per_cent(last)}"
         if not together:
             said += f" after {curve.env_steps.iloc[-1]:,} online steps"
         if low < min(first, last):
@@ -82,7 +82,8 @@ def kept_wins(table: pd.DataFrame) -> str:
     after = f"After {ends.max():,} online steps ({seeds} each) "
     if not together:
         after = f"{seeds[0].upper()}{seeds[1:]} each: "
-    return after + "; ".join(text for _, text in sorted(parts)) + "."
+    said = "; ".join(text for _, text in sorted(parts))
+    return f"{after}{said}; in brackets: test battles won."
 
 
 def seeds_each(counts: pd.Series) -> str:
@@ -112,4 +113,20 @@ def explored(name: str, at_once: pd.DataFrame, steps: int, costs: pd.DataFrame) 
     return (
         f"{said} After {steps:,} steps one random action costs {costs.cost.mean():.2f} of Q_tot, "
         "as the network itself sees it."
+    )
+
+
+def walked(table: pd.DataFrame) -> str:
+    """What the online steps do to teams on the game, by algorithm; the table as from
+    `walkthrough.grids.watch`."""
+    parts = []
+    for name in ("Switch CQL", "SE", "OVM", "OVMSE"):
+        returns = table[table.name == name].sort_values("steps")["return"]
+        first, low, last = (f"{r:.0f}" for r in (returns.iloc[0], returns.min(), returns.iloc[-1]))
+        parts.append(f"{name} {first} → {low} → {last}".replace("-", "−"))
+    return (
+        "A team that offline training made perfect unlearns within its first online battles if all "
+        "explore at once and nothing holds the old values; one explorer at a time softens that, a "
+        "memory delays it, and both together prevent most of it. On the game below, mean return "
+        f"before, at its lowest and after {table.steps.max()} online steps: {'; '.join(parts)}."
     )

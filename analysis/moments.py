@@ -13,6 +13,7 @@ from analysis.battles import Battle, Opinion, opinion, record
 from analysis.snapshots import Snapshots
 from analysis.whatif import WhatIf, what_if
 from ovmse.errors import UserError
+from ovmse.runs.reading import RunError
 
 if TYPE_CHECKING:
     from analysis.charts.player import Player
@@ -44,6 +45,21 @@ class Moments:
         """See `moment`; of the first battle at `start`, unless told otherwise."""
         at = self.start if step is None else step
         return moment(self.battles[battle], self.opinions[battle], at)
+
+
+def deepest_fall(table: pd.DataFrame) -> tuple[Snapshots, int]:
+    """The run that lost most of its first win rate, and its snapshot (environment steps) there.
+
+    table: as from `drift.replayed_curves`, which has `q_fixed` where there is a snapshot. Raises
+    RunError where no run has a snapshot after its start.
+    """
+    rows = table[(table.phase == "online") & table.q_fixed.notna()]
+    first = rows.groupby("run").test_win_rate.transform("first")
+    fell = (first - rows.test_win_rate)[rows.env_steps > 0]
+    if fell.empty:
+        raise RunError("no run has a snapshot after its start: there is no battle to watch")
+    low = rows.loc[fell.idxmax()]
+    return Snapshots(low.run), int(low.env_steps)
 
 
 def watch(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench import sweeps
+from bench import notebooks, sweeps
 from bench.rows import Effort, rows
 from bench.scaling import HEADER, by_agents, by_length
 from ovmse.runs.files import markdown_table
@@ -74,6 +74,10 @@ def report(device: str, effort: Effort, command: str) -> str:
     say(markdown_table(sweeps.HEADER, lines))
     say(sentence)
     say(sweeps.kills(effort))
+    say("## Notebooks")
+    lines, sentence = notebooks.opened(effort.quick)
+    say(markdown_table(notebooks.HEADER, lines))
+    say(sentence)
     short = [f"{r.work} ({r.shape})" for r in done if not r.met]
     say(
         f"{len(short)} of {len(done)} rows fall short"

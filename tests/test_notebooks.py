@@ -71,6 +71,7 @@ def test_nbval(path: Path, tmp_path: Path) -> None:
 
 
 WRONG = [
+    ("00_walkthrough", {"runs": "no such folder"}, "there is no run in"),
     ("01_train", {"sede": 3}, "the notebook has no parameter 'sede'; did you mean 'seed'?"),
     ("01_train", {"seed": "five"}, "seed: got 'five', allowed: a valid integer"),
     ("01_train", {"algorithm": "ovms"}, "algorithm: got 'ovms', allowed: 'ovmse'"),

@@ -13,6 +13,9 @@ import pandas as pd
 from analysis.charts import theme
 
 WIDTH, HEIGHT = 470, 210  # of a panel; with axis and names it fits a narrow output area
+# Vega copies the attributes of an input that it does not know: `Range`, with a capital, is a native
+# slider whose arrow keys JupyterLab leaves alone, and with which Enter sends no form.
+NATIVE = {"data-lm-suppress-shortcuts": "true", "form": "none"}
 
 
 def csv_data(table: pd.DataFrame) -> alt.InlineData:

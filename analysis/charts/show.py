@@ -12,6 +12,7 @@ from IPython.display import display
 from PIL import Image
 
 from analysis.charts import theme
+from analysis.charts.base import NATIVE
 from analysis.tables import READABLE, Columns, readable
 
 VEGALITE = "application/vnd.vegalite.v5+json"
@@ -41,6 +42,9 @@ def mimebundle(chart: alt.TopLevelMixin) -> dict:
         spec = chart.to_dict()
     # Text on a canvas could not take the colour of the text around it.
     spec["usermeta"] = {"embedOptions": {"renderer": "svg"}}
+    for param in spec.get("params", ()):
+        if (bind := param.get("bind", {})) and bind.get("input") == "range":
+            bind |= NATIVE | {"input": "Range"}
     return {VEGALITE: spec, "image/png": base64.b64encode(png(spec)).decode()}
 
 

@@ -155,8 +155,9 @@ def from_what(found: pd.DataFrame) -> str:
 
 
 def _one(row: pd.Series) -> str:
+    falls = "falls" if row.win < row["first"] else "goes"
     said = (
-        f"{named(row.algorithm, row.variant)} falls from {per_cent(row['first'])} to "
+        f"{named(row.algorithm, row.variant)} {falls} from {per_cent(row['first'])} to "
         f"{per_cent(row.win)} of test battles ({row.env_steps:,.0f} steps) while its `Q_tot` of "
         f"the fixed battles moves by {row.q_change:+.2f}"
     )

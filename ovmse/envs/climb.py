@@ -53,7 +53,7 @@ _PAYOFFS = {
 
 
 @dataclass(frozen=True)
-class _Game:
+class GameTables:
     """A task as tables: avail ``[S, N, A]`` bool, reward ``[S, A, A]``, and the next state
     ``[S, A, A, 2]`` for the coin's two sides. At the ends only resting is left, for nothing."""
 
@@ -63,7 +63,7 @@ class _Game:
 
 
 @functools.cache
-def _game(task: str) -> _Game:
+def game_tables(task: str) -> GameTables:
     if task not in CLIMB_TASKS:
         raise ValueError(f"task: got {task!r}, allowed: {', '.join(CLIMB_TASKS)}")
     avail = np.zeros((STATES, AGENTS, 4), np.bool_)
@@ -82,7 +82,7 @@ def _game(task: str) -> _Game:
                 after[pair] = FALLEN
             elif (i, j) != (0, 0):
                 after[pair] = up
-    return _Game(avail, reward, after)
+    return GameTables(avail, reward, after)
 
 
 def solve(task: str, gamma: float) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +92,7 @@ def solve(task: str, gamma: float) -> tuple[np.ndarray, np.ndarray]:
     have -inf. By value iteration, which ends exactly: whoever plays best never stays on a ledge.
     Raises ValueError on an unknown task or a gamma outside 0 to 1.
     """
-    game = _game(task)
+    game = game_tables(task)
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma: got {gamma}, allowed: 0 to 1")
     allowed = game.avail[:, 0, :, None] & game.avail[:, 1, None, :]
@@ -113,7 +113,7 @@ class ClimbEnv:
     exact_state, shares_tests = True, False
 
     def __init__(self, task: str, num_envs: int, seed: int) -> None:
-        self._game = _game(task)
+        self._game = game_tables(task)
         self.num_envs, self._seed = num_envs, seed
         self.spec = EnvSpec(
             task, "climb", AGENTS, 4, LEDGES + 1, STATES, EPISODE_LIMIT, action_names=NAMES

@@ -134,9 +134,9 @@ def test_the_answer_says_what_is_kept_and_the_lowest_point(table):
     )
     assert kept_wins(few) == (
         "After 10,000 online steps (1 to 2 seeds each) "
-        "OVMSE keeps 100 % of its wins (50 → 50 % of test battles won, lowest 45 %); "
-        "SE keeps 75 % of its wins (60 → 45 % of test battles won, lowest 20 %); "
-        "QMIX had no wins to keep (0 → 20 % of test battles won)."
+        "OVMSE keeps 100 % of its wins (50 → 50 %, lowest 45 %); "
+        "SE keeps 75 % of its wins (60 → 45 %, lowest 20 %); "
+        "QMIX had no wins to keep (0 → 20 %); in brackets: test battles won."
     )
     one = few[(few.algorithm == "se") & (few.seed == 1)]
     assert trained(one) == (

@@ -314,6 +314,8 @@ def test_rivals_by_hand() -> None:
     sentence = rivals.why(low, rivals.evidence(table))
     assert "SE falls from 60 % to 10 %" in sentence and "explores +8.00" in sentence
     assert "OVMSE falls from 60 % to 50 %" in sentence
+    risen = rivals.why(low.assign(win=0.7), rivals.evidence(table))
+    assert "OVMSE goes from 60 % to 70 %" in risen
 
 
 def test_charts_are_narrow_and_one_look(climbs) -> None:

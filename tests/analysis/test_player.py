@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import vl_convert
 from browser import write_notebook
@@ -21,7 +22,7 @@ from analysis.charts.player.packing import ALPHABET, codes, flags, numbers
 from analysis.charts.player.stored import stored
 from analysis.charts.player.view import view
 from analysis.charts.show import VEGA, vega_mimebundle
-from analysis.moments import Moments, moment, watch
+from analysis.moments import Moments, deepest_fall, moment, watch
 from analysis.report import write_report
 from analysis.snapshots import Snapshots
 from analysis.whatif import WhatIf
@@ -275,3 +276,16 @@ def test_the_drawing_needs_no_jax() -> None:
     code = "import sys; import analysis.charts.player; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_the_deepest_fall_is_that_of_the_run_that_lost_most() -> None:
+    runs = [str(RUN.run), str(RUN.run.parent / "se")]
+    rows = [
+        (runs[0], 0, 0.9, 1.0), (runs[0], 4_000, 0.1, np.nan), (runs[0], 10_000, 0.5, 1.0),
+        (runs[1], 0, 0.6, 1.0), (runs[1], 10_000, 0.3, 1.0), (runs[1], 30_000, 0.1, 1.0),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["run", "env_steps", "test_win_rate", "q_fixed"])
+    of, at = deepest_fall(table.assign(phase="online"))  # no snapshot where the first is lowest
+    assert (of.config.algorithm, at) == ("se", 30_000)
+    with pytest.raises(UserError, match="no run has a snapshot after its start"):
+        deepest_fall(table[table.env_steps == 0].assign(phase="online"))

@@ -1,18 +1,16 @@
 """The signals of the player: which battle, which step, playing or not, which change.
 
-Vega copies the attributes of an input that it does not know: so `Range`, with a capital, is a
-native slider with an id, whose arrow keys JupyterLab leaves alone. Its value is a string. There is
-no menu, because JupyterLab takes its keys.
+A slider is a `Range` (see `NATIVE`); it has an id, and its value is a string. There is no menu,
+because JupyterLab takes its keys.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from analysis.charts.base import NATIVE
 from analysis.charts.player.packing import ALPHABET
 from analysis.charts.player.parts import Marks
-
-NATIVE = {"data-lm-suppress-shortcuts": "true", "form": "none"}  # keys, and Enter, stay with it
 
 
 def controls(

@@ -1,0 +1,94 @@
+"""How long 02 and 03 take on the runs that ship: until the first chart, and whole; and with 100."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+from ovmse.runs.files import PROJECT
+from ovmse.runs.reading import find_runs
+
+HEADER = ("notebook", "runs", "first chart, s (goal 10)", "whole, s (goal 60)", "peak memory, MB")
+MANY = 100
+SHIPPED = PROJECT / "data/runs/2s3z"
+
+
+def opened(quick: bool) -> tuple[list[list[str]], str]:
+    """A line for each notebook and number of runs, on copies without anything cached."""
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        few, many = Path(folder) / "few", Path(folder) / "many"
+        _copies(few, 1)
+        shipped = len(find_runs(few))
+        for name in ("02_q_drift", "03_exploration"):
+            lines.append([name, str(shipped), *_measure(name, few, whole=not quick)])
+        if not quick:
+            _copies(many, -(-MANY // shipped))
+            for name in ("02_q_drift", "03_exploration"):
+                lines.append([name, str(len(find_runs(many))), *_measure(name, many, whole=False)])
+    return lines, (
+        "Wall time from the start of the kernel, its imports and JAX's compiling included; nothing "
+        "cached beside the runs. Memory: the kernel's largest resident size. The many runs are "
+        "copies of the shipped ones under other seeds, and stop at the first chart."
+    )
+
+
+def _copies(folder: Path, times: int) -> None:
+    """The shipped runs, so many times, as if of other seeds."""
+    for seed in range(times):
+        target = folder / f"seed{seed}"
+        shutil.copytree(SHIPPED, target, ignore=shutil.ignore_patterns("cache"))
+        for run in find_runs(target):
+            config = json.loads((run / "config.json").read_text())
+            (run / "config.json").write_text(json.dumps(config | {"seed": seed}))
+
+
+def _measure(name: str, runs: Path, whole: bool) -> list[str]:
+    """Seconds to the first chart and to the end ("–" where it stops before), and megabytes."""
+    notebook = nbformat.read(PROJECT / "notebooks" / f"{name}.ipynb", 4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    charts = [any(_drawn(out) for out in cell.outputs) for cell in code]
+    first = notebook.cells.index(code[charts.index(True)])
+    if not whole:
+        notebook.cells = notebook.cells[: first + 1]
+    code[0].source += f"\nruns = {str(runs)!r}"
+    began, at, largest = time.monotonic(), {}, [0]
+    kernels = {child.pid for child in psutil.Process().children()}
+    stop = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(kernels, largest, stop))
+    NotebookClient(
+        notebook,
+        kernel_name="python3",
+        timeout=None,
+        resources={"metadata": {"path": str(PROJECT / "notebooks")}},
+        on_notebook_start=lambda **_: watcher.start(),
+        on_cell_executed=lambda cell_index, **_: at.update({cell_index: time.monotonic() - began}),
+    ).execute(env={**os.environ, "OMP_NUM_THREADS": "1"})
+    stop.set()
+    watcher.join()
+    end = f"{max(at.values()):.0f}" if whole else "–"
+    return [f"{at[first]:.0f}", end, f"{largest[0] / 1e6:.0f}"]
+
+
+def _drawn(output: NotebookNode) -> bool:
+    return any(kind.startswith("application/vnd.vega") for kind in output.get("data", {}))
+
+
+def _watch(known: set[int], largest: list[int], stop: threading.Event) -> None:
+    """Until told to stop, the largest resident size of a child that was not there before."""
+    while not stop.wait(0.2):
+        for child in psutil.Process().children():
+            if child.pid not in known:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    largest[0] = max(largest[0], child.memory_info().rss)
