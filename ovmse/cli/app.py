@@ -284,14 +284,15 @@ def info(
     name: Annotated[str, typer.Argument(help="A shipped dataset, such as 2s3z_medium, or a file.")],
     backend: Backend = "smax",
 ) -> None:
-    """Prints what a dataset holds, as JSON."""
-    from ovmse.datasets.card import dataset_statistics
+    """Prints what a dataset holds, as JSON; what is wrong with it stands under "warnings"."""
+    from ovmse.datasets.audit import audit
 
     with one_sentence():
         known_backend(backend)
         with reading() as progress:
             dataset = load_dataset(name, backend=backend, progress=progress)
-        print(json.dumps(dataset_statistics(dataset), indent=1))
+        found = audit(dataset)
+        print(json.dumps(found.numbers | {"warnings": found.warnings}, indent=1))
 
 
 @data.command()

@@ -151,7 +151,9 @@ def test_an_error_of_ours_keeps_its_traceback() -> None:
 
 def test_info_prints_the_statistics(dataset_file: Path) -> None:
     done = CliRunner().invoke(app, ["data", "info", str(dataset_file)])
-    assert json.loads(done.stdout)["episodes"] == 24
+    told = json.loads(done.stdout)
+    assert told["episodes"] == 24
+    assert any(warning.startswith("Too few battles: 24") for warning in told["warnings"])
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
