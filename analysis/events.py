@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import functools
+import gzip
+import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -23,6 +26,7 @@ from analysis.widgets.progress import tracked
 from ovmse.config import Config
 from ovmse.runs.reading import RunError, read_config, snapshot_steps
 
+FILE, PACKED = "events.jsonl", "events.jsonl.gz"  # as training writes them, and as they ship
 CHUNK = 2**20  # bytes of a file between two looks at the clock
 SNAPSHOTS = 8  # from so many battles are recorded anew, to see how a run changes
 
@@ -76,7 +80,7 @@ def events(run: str | Path) -> Events:
 
 def events_or_recorded(run: str | Path, battles: int = 16) -> Events:
     """As `events`; of a run without them, the battles of `recorded_along`, numbered from 1."""
-    if (Path(run) / "events.jsonl").exists():
+    if any((Path(run) / name).exists() for name in (FILE, PACKED)):
         return events(run)
     lines: list[_Line] = []
     for at, found in recorded_along(run, battles):
@@ -149,11 +153,18 @@ def _line(battle: Battle, number: int, env_steps: int) -> _Line:
 
 
 def _lines(run: Path, agents: int) -> Iterator[_Line]:
-    path = run / "events.jsonl"
+    path = run / FILE
     try:
-        size, file = path.stat().st_size, path.open("rb")
-    except OSError:
-        raise RunError(f"{run} holds no events.jsonl: who explored was not written down") from None
+        if path.exists():
+            size, file = path.stat().st_size, cast(IO[bytes], path.open("rb"))
+        else:
+            path = run / PACKED
+            whole = gzip.decompress(path.read_bytes())
+            size, file = len(whole), io.BytesIO(whole)
+    except FileNotFoundError:
+        raise RunError(f"{run} holds no {FILE}: who explored was not written down") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise RunError(f"{path} cannot be read ({error})") from None
     number = 0
     with file:
         for _ in tracked(range(0, size, CHUNK), "Events read, in MB"):

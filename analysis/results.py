@@ -20,8 +20,9 @@ import pandas as pd
 from analysis import statistics
 from analysis.tables import WHO, curves, measured, named
 from ovmse.datasets.dataset import DatasetError, dataset_path
+from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS
-from ovmse.runs.files import DATA_DIR
+from ovmse.runs.files import DATA_DIR, PROJECT, named_path
 from ovmse.runs.tables import COLUMNS
 
 
@@ -70,6 +71,14 @@ VARIED = {"noise": ["epsilon_start", "epsilon_end"], "mixing_ratio": ["mixing_ra
 OWN = {"cql_anneal": "OVMSE, fading CQL (ours)", "kept": "OVMSE, warm-up, kept memory (ours)"}
 
 
+def results_given(given: Any) -> pd.DataFrame:
+    """`finished` tests of what the parameter `results` of a notebook names, from the repository:
+    a folder of runs, a Parquet file, or a folder of such; nothing given means data/results."""
+    if not isinstance(given, str):
+        raise UserError(f"results: got {given!r}, allowed: a folder of runs or a Parquet file")
+    return finished(read(PROJECT / named_path(given, "results") if given else ""))
+
+
 def read(source: str | Path = "") -> pd.DataFrame:
     """The rows of a folder of runs, of a Parquet file or of a folder of such; nothing given means
     what ships in data/results, which may be nothing yet.
@@ -103,6 +112,11 @@ def questions(table: pd.DataFrame) -> list[tuple[str, str, str]]:
     keys = [tuple(row) for row in found.itertuples(index=False)]
     order = [(p.item, p.task, p.dataset) for p in PLANNED]
     return sorted(keys, key=lambda k: (order.index(k) if k in order else len(order), k))
+
+
+def by_question(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of each question apart."""
+    return [rows for _, rows in table.groupby(QUESTION, sort=False)]
 
 
 def of_question(table: pd.DataFrame, item: str, task: str, dataset: str) -> pd.DataFrame:
@@ -288,6 +302,19 @@ def pooled(found: pd.DataFrame, measure: str = "mean") -> dict[str, np.ndarray]:
     return {n: np.array([[of[k][s] for k in keys] for s in seeds]) for n, of in scores.items()}
 
 
+def profiles(scores: dict[str, np.ndarray], found: pd.DataFrame) -> pd.DataFrame:
+    """Performance profiles of `pooled` scores: `name`, `algorithm`, `score` (0..1), `share` of the
+    runs that lie above it."""
+    at, algorithms = np.linspace(0, 1, 51), dict(zip(found.name, found.algorithm))
+    parts = [
+        pd.DataFrame({"name": name, "algorithm": algorithms[name], "score": at,
+                      "share": statistics.performance_profile(score, at)})
+        for name, score in scores.items()
+    ]  # fmt: skip
+    columns = ["name", "algorithm", "score", "share"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
 def over_maps(scores: dict[str, np.ndarray], of: str = "OVMSE") -> pd.DataFrame:
     """IQM over maps and seeds, best first, and the probability that `of` does better, with their
     bootstrap intervals: `name`, `iqm`, `iqm_min`, `iqm_max`, `above`, `above_min`, `above_max`."""
@@ -356,13 +383,10 @@ def regimes(found: pd.DataFrame) -> pd.DataFrame:
     words = []
     for row in table.itertuples():
         mine = of_question(found[found.name == row.name], row.item, row.task, row.dataset)
-        known = (row.task, row.dataset) in data and ALGORITHMS[str(row.algorithm)].pretrained
-        words.append(
-            statistics.regime(mine.first_return.to_numpy(), data[row.task, row.dataset])
-            if known
-            else None
-        )
-    return table.assign(regime=words)
+        pretrained = ALGORITHMS[str(row.algorithm)].pretrained
+        there = data.get((row.task, row.dataset)) if pretrained else None
+        words.append(there and statistics.regime(mine.first_return.to_numpy(), there))
+    return table.assign(regime=words).dropna(subset="regime")
 
 
 def data_returns(found: pd.DataFrame) -> dict[tuple[str, str], float]:

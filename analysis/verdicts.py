@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+import altair as alt
 import pandas as pd
+from IPython.display import Markdown, display
 
 from analysis import results
+from analysis.charts.show import show, show_table
 from analysis.results import LINE, QUESTION
 from analysis.statistics import paired
-from analysis.tables import per_cent
+from analysis.tables import DIFFERENCES, RESULTS, per_cent
 
 TOLD = 0.05  # of a Holm-adjusted sign-flip p
-SAME = 0.05  # mean win rates closer than this count as one curve
+SAME = 0.05  # mean win rates whose interval lies within this of each other count as one curve
+
+
+def drawn(
+    rows: pd.DataFrame, chart: Callable[[pd.DataFrame], alt.TopLevelMixin], *items: str
+) -> None:
+    """Shows the chart of `rows`; where there are none, which commands would make them."""
+    if len(rows):
+        show(chart(rows))
+    else:
+        _not_run(items)
+
+
+def tabled(rows: pd.DataFrame, *items: str) -> None:
+    """Shows `rows` as a table for readers, differences with their intervals; where there are none,
+    which commands would make them (nothing, if no items are named: a chart has said it)."""
+    if rows.empty:
+        if items:
+            _not_run(items)
+        return
+    known = RESULTS
+    if "holm" in rows:
+        known, rows = DIFFERENCES, rows.rename(columns={"low": "mean_min", "high": "mean_max"})
+    if "item" in rows and "command" not in rows and rows["item"].nunique() == 1:
+        rows = rows.drop(columns="item")
+    show_table(rows, known)
+
+
+def _not_run(items: Sequence[str]) -> None:
+    commands = [p.command for p in results.PLANNED if p.item in items]
+    if results.BEST in items:
+        commands += ["python tools/at_its_best.py  # after the tuning; writes the next one's grid",
+                     f"ovmse sweep notebooks/grids/results/{results.BEST}.yaml"]  # fmt: skip
+    lines = "\n".join(commands)
+    display(Markdown(f"**Not run.** What would make it:\n\n```\n{lines}\n```"))
 
 
 def who_wins(found: pd.DataFrame) -> str:
@@ -91,8 +130,11 @@ def one_curve(found: pd.DataFrame) -> str:
             if not both or not set(scores[one].index) & set(scores[alone].index):
                 continue
             pair = paired(scores[one].to_dict(), scores[alone].to_dict())
-            near = abs(pair.mean) < SAME and pair.low <= 0 <= pair.high
-            word = "fall on one curve" if near else "do not fall on one curve"
+            word = "cannot be told to fall on one curve or not"
+            if pair.low > -SAME and pair.high < SAME:
+                word = "fall on one curve"
+            elif abs(pair.mean) >= SAME and not pair.low <= 0 <= pair.high:
+                word = "do not fall on one curve"
             gap = f"{100 * pair.mean:+.1f} points, {100 * pair.low:+.1f} to {100 * pair.high:+.1f}"
             said.append(f"on {task} {one} and {alone} {word} ({gap})")
     if not said:

@@ -77,9 +77,13 @@ WRONG = [
     ("01_train", {"algorithm": "ovms"}, "algorithm: got 'ovms', allowed: 'ovmse'"),
     ("02_q_drift", {"run": "x"}, "the notebook has no parameter 'run'; did you mean 'runs'?"),
     ("02_q_drift", {"runs": "no such folder"}, "there is no run in"),
-    ("03_exploration", {"run": "ovmso"}, "run: none of the runs is called 'ovmso'"),
+    ("03_exploration", {"run": "ovms"}, "run: none of the runs is called 'ovms'"),
     ("03_exploration", {"battles": "many"}, "battles: got 'many', allowed: a whole number"),
     ("03_exploration", {"epsilon": 0.5, "battles": 2}, "epsilon: got 0.5, allowed: above 0"),
+    ("04_results", {"runs": "x"}, "the notebook has no parameter 'runs'"),
+    ("04_results", {"results": 4}, "results: got 4, allowed: a folder of runs or a Parquet file"),
+    ("04_results", {"results": "no such.parquet"}, "there is no file"),
+    ("05_ablation", {"results": "no such folder"}, "there is no run in"),
     ("06_datasets", {"datasets": ["3s5z_medium"]}, "makes it in one to three minutes"),
 ]
 

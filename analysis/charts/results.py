@@ -17,7 +17,6 @@ import pandas as pd
 from analysis.charts import theme
 from analysis.charts.base import csv_data, panel_title, titled
 from analysis.results import LINE, QUESTION
-from analysis.statistics import performance_profile
 from analysis.tables import named
 
 WIDTH = 360  # of a panel with names beside it
@@ -34,15 +33,20 @@ def learning(curves: pd.DataFrame, title: str, axis: str, top: float) -> alt.Top
     """Small multiples map × dataset: thin every seed, bold the median. curves as from
     `results.seed_curves`; axis: the measure with its unit; top: the end of its axis."""
     curves = curves.assign(panel=[panel(row) for row in curves.itertuples()])
-    keys = ["panel", *LINE]
-    wide = curves.assign(x=(curves.env_steps / 1000).round(1), value=curves.value.round(3))
+    keys, digits = ["panel", *LINE], 0 if top > 50 else 1
+    wide = curves.assign(x=(curves.env_steps / 1000).round(1))
     wide["step"] = wide.groupby([*keys, "seed"]).cumcount()
     seeds = sorted(wide.seed.unique())
     table = wide.pivot_table(index=[*keys, "step"], columns="seed", values="value", sort=False)
     table.columns = [f"s{seed}" for seed in seeds]
-    table["median"] = table.median(axis=1).round(3)
-    table["x"] = wide.groupby([*keys, "step"], sort=False).x.mean().round(1)
-    table = table.reset_index().drop(columns=["step", "algorithm", "variant"])
+    middle = table.median(axis=1).round(digits + 1)
+    short = table.round(digits).map(lambda value: "" if pd.isna(value) else f"{value:g}")
+    table = short.assign(median=middle, x=wide.groupby([*keys, "step"], sort=False).x.mean())
+    table = table.reset_index()
+    few = (table.step > 5) & (table.step % 2 == 1)  # thin lines in fewer steps, but for the fall
+    table.loc[few, list(short)] = ""
+    table["x"] = table.x.round(1)
+    table = table.drop(columns=["step", "algorithm", "variant"])
 
     names = _in_order(curves)
     pick = alt.selection_point(name="pick", fields=["name"], bind="legend")
@@ -52,7 +56,7 @@ def learning(curves: pd.DataFrame, title: str, axis: str, top: float) -> alt.Top
     colour, dash = _line_look(names, _dashes(names))
     base = alt.Chart().encode(x=x, color=colour)
     thin = base.transform_fold([f"s{seed}" for seed in seeds], as_=["seed", "value"])
-    thin = thin.transform_filter("isValid(datum.value)").mark_line(strokeWidth=0.8)
+    thin = thin.transform_filter("datum.value !== ''").mark_line(strokeWidth=0.8)
     thin = thin.encode(
         y=alt.Y("value:Q", title=axis, scale=scale),
         detail="seed:N",
@@ -73,7 +77,17 @@ def learning(curves: pd.DataFrame, title: str, axis: str, top: float) -> alt.Top
     )
 
 
-def stories(found: pd.DataFrame, title: str) -> alt.TopLevelMixin:
+def win_rates(curves: pd.DataFrame) -> alt.TopLevelMixin:
+    """The paper's Figure 2; the values in per cent."""
+    return learning(curves, "Test battles won", "test win rate (%)", 100)
+
+
+def returns(curves: pd.DataFrame) -> alt.TopLevelMixin:
+    """The paper's Figure 3."""
+    return learning(curves, "Test return", "return (at most 20)", 20)
+
+
+def stories(found: pd.DataFrame) -> alt.TopLevelMixin:
     """Each run as its first test, its lowest one and its last: a thin line a seed, the median bold.
     found as from `results.runs`, of one map and dataset."""
     parts = ["start", "lowest", "end"]
@@ -90,54 +104,71 @@ def stories(found: pd.DataFrame, title: str) -> alt.TopLevelMixin:
     bold = bold.encode(tooltip=["name:N", "part:N", alt.Tooltip("won:Q", title="median (%)")])
     cells = alt.layer(thin, bold, data=csv_data(each.drop(columns=["algorithm", "variant"])))
     whole = cells.properties(width=130, height=110).facet(_by_name(names), columns=4, spacing=12)
-    return titled(whole, title, "test battles won at the start, at the lowest point and at the end")
+    said = "test battles won at the start, at the lowest point and at the end"
+    return titled(whole, panel(found.iloc[0]), said)
+
+
+def final_win_rates(found: pd.DataFrame, paper: pd.DataFrame) -> alt.TopLevelMixin:
+    """The paper's Table 1 with every seed of ours."""
+    return strips(found, "end", "test win rate at the end (%)", "Final win rates", paper)
+
+
+def regret(found: pd.DataFrame) -> alt.TopLevelMixin:
+    """1 - mean win rate over the online steps."""
+    return strips(found, "regret", "regret (%)", "Regret: what always winning would have won more")
+
+
+def retention(found: pd.DataFrame) -> alt.TopLevelMixin:
+    """Lowest over first win rate."""
+    title = "Retention: what is left of the first win rate"
+    return strips(found, "retention", "lowest / first win rate (%)", title)
+
+
+def at_its_best(found: pd.DataFrame) -> alt.TopLevelMixin:
+    """Final win rates with tuned settings."""
+    return strips(found, "end", "test win rate at the end (%)", "Each at its best")
 
 
 def strips(
     found: pd.DataFrame, measure: str, axis: str, title: str,
-    paper: pd.DataFrame | None = None, scale: float = 100, domain: Sequence[float] = (0, 100),
-    panels: Sequence[str] | None = None,
+    paper: pd.DataFrame | None = None,
 ) -> alt.TopLevelMixin:  # fmt: skip
     """A row a line, best median first, a panel a question: every seed as a point, the median as a
     bar, least to greatest seed as a thin rule, and the paper's number as a cross.
 
-    found as from `results.runs`; paper as from `results.paper`; domain: of `scale` × measure.
+    found as from `results.runs`; measure: a share 0..1 of it; paper as from `results.paper`.
     """
-    rows = _with_paper(found, measure, paper, scale)
+    rows = _with_paper(found, measure, paper)
     drawn = []
-    for name in panels or list(dict.fromkeys(rows.panel)):
+    for name in dict.fromkeys(rows.panel):
         mine = rows[rows.panel == name]
         medians = mine[mine.kind == "seed"].groupby("name", sort=False).value.median()
         rest = mine[~mine.name.isin(medians.index)].groupby("name", sort=False).value.max()
         order = [*medians.sort_values(ascending=False, kind="stable").index,
                  *rest.sort_values(ascending=False).index]  # fmt: skip
-        drawn.append(_strip(mine, order, axis, domain, name))
+        drawn.append(_strip(mine, order, axis, name))
     below = NOT_SC2 if (rows.kind == "paper").any() else "a point is a seed, the bar their median"
     return titled(alt.vconcat(*drawn, spacing=16), title, below)
 
 
-def _with_paper(
-    found: pd.DataFrame, measure: str, paper: pd.DataFrame | None, scale: float
-) -> pd.DataFrame:
-    rows = found.assign(value=scale * found[measure].astype(float), kind="seed")
+def _with_paper(found: pd.DataFrame, measure: str, paper: pd.DataFrame | None) -> pd.DataFrame:
+    rows = found.assign(value=100 * found[measure].astype(float), kind="seed")
     columns = ["task", "dataset", *LINE, "value", "kind", "seed"]
     if paper is not None:
         names = [named(a, "") for a in paper.algorithm]
-        theirs = paper.assign(name=names, variant="", value=scale * paper.value, kind="paper")
+        theirs = paper.assign(name=names, variant="", value=100 * paper.value, kind="paper")
         rows = pd.concat([rows, theirs.assign(seed=-1)]) if len(rows) else theirs.assign(seed=-1)
     rows = rows[columns].reset_index(drop=True)
     return rows.assign(panel=[panel(row) for row in rows.itertuples()])
 
 
-def _strip(
-    rows: pd.DataFrame, order: list[str], axis: str, domain: Sequence[float], name: str
-) -> alt.LayerChart:
+def _strip(rows: pd.DataFrame, order: list[str], axis: str, name: str) -> alt.LayerChart:
     table = _coloured(rows)[["name", "value", "kind", "seed", "colour"]].round(2)
-    x = alt.X("value:Q", title=axis, scale=alt.Scale(domain=list(domain), nice=False, clamp=True))
+    x = alt.X("value:Q", title=axis, scale=alt.Scale(domain=[0, 100], nice=False))
     y = alt.Y("name:N", sort=order, title=None,
               axis=alt.Axis(labelLimit=260, grid=True, ticks=False))  # fmt: skip
     colour = alt.Color("colour:N", scale=None, legend=None)
-    base = alt.Chart(csv_data(table)).encode(x=x, y=y, color=colour)
+    base = alt.Chart().encode(x=x, y=y, color=colour)
     seeds = base.transform_filter("datum.kind == 'seed'")
     spread = seeds.mark_rule(strokeWidth=1.2, opacity=0.6).encode(
         x=alt.X("min(value):Q", title=axis), x2="max(value):Q"
@@ -150,13 +181,23 @@ def _strip(
     points = seeds.mark_circle(size=42, opacity=0.6).encode(
         tooltip=["name:N", "seed:Q", alt.Tooltip("value:Q", format=".3~g")]
     )
-    cross = alt.Chart(csv_data(table)).transform_filter("datum.kind == 'paper'")
+    cross = alt.Chart().transform_filter("datum.kind == 'paper'")
     cross = cross.mark_text(text="×", fontSize=20, color=theme.AROUND).encode(
         x=x, y=y, tooltip=["name:N", alt.Tooltip("value:Q", title="the paper's", format=".4~g")]
     )
-    layers = alt.layer(spread, points, middle, cross)
+    layers = alt.layer(spread, points, middle, cross, data=csv_data(table))
     said = name if (rows.kind == "seed").any() else f"{name}: not run"
     return layers.properties(width=WIDTH, height=ROW * len(order), title=panel_title(said))
+
+
+def from_ovmse(table: pd.DataFrame) -> alt.TopLevelMixin:
+    """`results.differences`."""
+    return differences(table, "difference in mean win rate (points)", "Away from OVMSE")
+
+
+def part_by_part(table: pd.DataFrame) -> alt.TopLevelMixin:
+    """`results.effects`."""
+    return differences(table, "change of the mean win rate (points)", "What each part adds")
 
 
 def differences(table: pd.DataFrame, axis: str, title: str) -> alt.TopLevelMixin:
@@ -208,7 +249,7 @@ def _difference(mine: pd.DataFrame, axis: str, name: str, width: int) -> alt.Lay
     return layers.properties(width=width, height=ROW * len(mine), title=panel_title(name))
 
 
-def noise(found: pd.DataFrame, title: str) -> alt.TopLevelMixin:
+def noise(found: pd.DataFrame) -> alt.TopLevelMixin:
     """The map of noise: mean win rate over the online steps against the agents expected to explore
     at a step at the start. Points are seeds, lines their medians; dashed: one at a time."""
     rows = found.assign(won=100 * found["mean"], panel=found.task)
@@ -219,12 +260,12 @@ def noise(found: pd.DataFrame, title: str) -> alt.TopLevelMixin:
     single = {name: who for name, who in names.items() if name in set(rows[one].name)}
     broken = dict(zip(single, _dashes(single, ([6, 4], [1.5, 4]))))
     colour, dash = _line_look(names, [broken.get(name, [1, 0]) for name in names])
-    levels = sorted(rows.explorers.unique())
-    marked = [v for v in levels if v <= 2] + [v for v in levels[-1:] if v > 2]
+    levels = [float(v) for v in sorted(rows.explorers.unique())]
+    marked = [a for a, b in zip(levels, [*levels[1:], np.inf]) if b > 1.3 * a]  # 5, 6: too close
     x = alt.X("explorers:Q", title="agents expected to explore at a step, at the start",
               scale=alt.Scale(type="log", domain=[levels[0] * 0.85, levels[-1] * 1.15], nice=False),
-              axis=alt.Axis(values=[float(v) for v in marked], format="~g", grid=False,
-                            labelOverlap=False))  # fmt: skip
+              axis=alt.Axis(values=marked, tickCount=len(marked), grid=False,
+                            labelExpr="format(datum.value, '~g')"))  # fmt: skip
     y = alt.Scale(domain=[0, 100], nice=False)
     base = alt.Chart().encode(x=x, color=colour)
     points = base.mark_circle(size=46).encode(
@@ -239,10 +280,11 @@ def noise(found: pd.DataFrame, title: str) -> alt.TopLevelMixin:
     )  # fmt: skip
     both = alt.layer(points, lines.add_params(pick), data=csv_data(table))
     facets = both.properties(width=470, height=230).facet(_panels(rows), columns=1)
-    return titled(facets, title, "a point is a seed, a line their median; dashed: one at a time")
+    said = "a point is a seed, a line their median; dashed: one at a time"
+    return titled(facets, "How much noise at the start?", said)
 
 
-def mixing(found: pd.DataFrame, paper: pd.DataFrame, title: str) -> alt.TopLevelMixin:
+def mixing(found: pd.DataFrame, paper: pd.DataFrame) -> alt.TopLevelMixin:
     """Table 2: the last test's return by the share of offline data, a panel an algorithm."""
     theirs = paper.assign(name=[named(a, "") for a in paper.algorithm], last_return=paper.value)
     columns = ["name", "algorithm", "variant", "mixing_ratio", "last_return", "kind"]
@@ -264,27 +306,23 @@ def mixing(found: pd.DataFrame, paper: pd.DataFrame, title: str) -> alt.TopLevel
                   tooltip=[alt.Tooltip("last_return:Q", title="the paper's")])]  # fmt: skip
     table = _coloured(rows).drop(columns=["algorithm", "variant"]).round(3)
     cells = alt.layer(*layers, data=csv_data(table)).properties(width=130, height=190)
-    return titled(cells.facet(_by_name(names), columns=4, spacing=12), title, NOT_SC2)
+    whole = cells.facet(_by_name(names), columns=4, spacing=12)
+    return titled(whole, "Offline data in an online batch", NOT_SC2)
 
 
-def profiles(scores: dict[str, np.ndarray], algorithms: dict[str, str]) -> alt.TopLevelMixin:
-    """Performance profiles of scores pooled over maps (`results.pooled`): the share of all runs
-    whose mean win rate lies above each threshold. algorithms: name -> algorithm."""
-    at = np.linspace(0, 1, 51)
-    parts = [pd.DataFrame({"name": n, "won": 100 * at, "share": 100 * performance_profile(s, at)})
-             for n, s in scores.items()]  # fmt: skip
-    names = {name: algorithms[name] for name in scores}
+def profiles(table: pd.DataFrame) -> alt.TopLevelMixin:
+    """Performance profiles over all maps; table as from `results.profiles`."""
+    names = _in_order(table)
     colour, _ = _line_look(names, _dashes(names))
-    chart = alt.Chart(csv_data(pd.concat(parts).round(2))).mark_line(
-        interpolate="step-after", strokeWidth=2.8
-    )
-    chart = chart.encode(
-        x=alt.X("won:Q", title="mean win rate online (%)", axis=alt.Axis(grid=False)),
+    rows = table.assign(score=100 * table.score, share=100 * table.share).round(2)
+    chart = alt.Chart(csv_data(rows.drop(columns="algorithm"))).encode(
+        x=alt.X("score:Q", title="mean win rate online (%)", axis=alt.Axis(grid=False)),
         y=alt.Y("share:Q", title="runs above it (%)", scale=alt.Scale(domain=[0, 100])),
         color=colour,
-        tooltip=["name:N", "won:Q", "share:Q"],
+        tooltip=["name:N", "score:Q", "share:Q"],
     )
-    return titled(chart.properties(width=470, height=210), "All maps together", "higher is better")
+    line = chart.mark_line(interpolate="step-after", strokeWidth=2.8)
+    return titled(line.properties(width=470, height=210), "All maps together", "higher is better")
 
 
 def _in_order(rows: pd.DataFrame) -> dict[str, str]:

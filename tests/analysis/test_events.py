@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -121,3 +122,17 @@ def test_what_is_missing_is_said(mine) -> None:
     (run / "result.json").unlink()
     with pytest.raises(RunError, match="has no snapshot yet"):
         events(run)
+
+
+def test_events_that_ship_packed_are_the_same(mine) -> None:
+    run = mine(line(1, 40, 4, [[0, 1, 2, 1, 0.5]]), line(2, 48, 2, []))
+    whole, text = events(run), (run / "events.jsonl").read_bytes()
+    (run / "events.jsonl").unlink()
+    packed = run / "events.jsonl.gz"
+    packed.write_bytes(gzip.compress(text))
+    got = events_or_recorded(run)
+    assert not got.recorded and got.explored.equals(whole.explored)
+    for damaged in (packed.read_bytes()[:-9], text, packed.read_bytes()[:20] + b"x" * 40):
+        packed.write_bytes(damaged)
+        with pytest.raises(RunError, match="events.jsonl.gz cannot be read"):
+            events(run)

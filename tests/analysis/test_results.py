@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 from made_up_results import configs, write
+from PIL import Image
 from scipy import stats
 
-from analysis import results
+from analysis import results, verdicts
+from analysis.charts import results as charts
+from analysis.charts.show import VEGALITE, mimebundle
+from analysis.marl_eval import marl_eval
+from analysis.results import PLANNED
 from ovmse.errors import UserError
+from ovmse.sweep import grid as grids
 
 SEEDS = {"seed": [20, 21, 22]}
 ITEMS = ("paper_setting", "hard_map", "noise", "mixing_ratio")
@@ -153,3 +163,96 @@ def test_agents_and_explorers() -> None:
     assert [results.n_agents(m) for m in maps] == [5, 8, 5, 6, 2]
     assert results.explorers("epsilon_greedy", 0.00833, 6) == 0.05
     assert results.explorers("sequential_decentralised", 0.25, 6) == 0.25
+
+
+def test_charts_are_narrow_and_draw(lines: pd.DataFrame, found: pd.DataFrame) -> None:
+    compared = results.only(found, *results.COMPARED)
+    curves = results.seed_curves(results.only(lines, *results.COMPARED))
+    none = results.only(found, "nothing")
+    drawn = [
+        charts.win_rates(curves.assign(value=100 * curves.value)),
+        charts.stories(results.by_question(compared)[0]),
+        charts.final_win_rates(compared, results.paper(1)),
+        charts.final_win_rates(none, results.paper(1)),
+        charts.from_ovmse(results.differences(compared)),
+        charts.part_by_part(results.effects(compared)),
+        charts.noise(results.only(found, "noise")),
+        charts.mixing(results.only(found, "mixing_ratio"), results.paper(2)),
+        charts.mixing(none, results.paper(2)),
+        charts.profiles(results.profiles(results.pooled(results.only(found, ITEMS[0])), found)),
+    ]
+    for chart in drawn:
+        bundle = mimebundle(chart)
+        assert "/v5" in bundle[VEGALITE]["$schema"]
+        picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+        assert picture.width <= 700
+        assert len(picture.getcolors()) > 4, "something is drawn in colour"
+
+
+def test_every_seed_is_a_point_of_the_final_win_rates(found: pd.DataFrame) -> None:
+    compared = results.only(found, "hard_map")
+    spec = mimebundle(charts.final_win_rates(compared, results.paper(1)))[VEGALITE]
+    text = next(d for d in spec["datasets"].values() if "OVMSE with CQL" in d)
+    rows = [row.rsplit(",", 4) for row in text.strip().splitlines()[1:]]
+    ours = sorted(float(value) for _, value, kind, _, _ in rows if kind == "seed")
+    assert ours == pytest.approx(sorted(100 * compared.end), abs=0.01)
+    assert ("69.53", "paper") in {(value, kind) for _, value, kind, _, _ in rows}
+
+
+def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFrame) -> None:
+    text = verdicts.who_wins(found)
+    ends = results.of_question(found, "hard_map", "5m_vs_6m", "medium").groupby("name").end.median()
+    assert f"5m_vs_6m medium**: {ends.idxmax()} ends highest" in text
+    assert "OVMSE is not told from all 13 others (so few seeds cannot tell any)" in text
+    assert "SE +" in verdicts.which_part(found) and "on 2s3z medium" in verdicts.which_part(found)
+    start = verdicts.start_today(found)
+    noisy = results.only(found, "noise").query("task == '6h_vs_8z'")
+    best = noisy.groupby(["name", "epsilon_start"])["mean"].median().idxmax()
+    assert f"6h_vs_8z, medium, 100,000 steps**: {best[0]} from ε {best[1]:g}" in start
+    assert "sign-flip p of 0.25" in start  # three seeds
+    none = found.iloc[:0]
+    assert "not run" in verdicts.one_curve(none) and "no run" in verdicts.who_wins(none)
+    shifted = found.assign(mean=found["mean"] + 0.2 * (found.name == "SE"))
+    assert "SE and Switch CQL do not fall on one curve (+1" in verdicts.one_curve(shifted)
+
+
+def test_what_was_not_run_is_said_with_its_command(capsys: pytest.CaptureFixture) -> None:
+    verdicts.drawn(pd.DataFrame(), charts.noise, "noise")
+    verdicts.tabled(pd.DataFrame())
+    assert capsys.readouterr().out.count("Markdown") == 1
+    assert all(p.command.startswith("ovmse sweep notebooks/grids/results/") for p in PLANNED)
+    assert all((ROOT / p.command.split()[2]).is_file() for p in PLANNED)
+
+
+def test_marl_eval_gets_every_test_and_the_last_as_absolute(lines: pd.DataFrame) -> None:
+    mine = results.only(lines, "paper_setting")
+    out = marl_eval(mine)["smax"]
+    assert set(out) == {"2s3z medium", "2s3z medium_replay", "6h_vs_8z medium", "3s5z medium"}
+    run = mine[(mine.task == "6h_vs_8z") & (mine.name == "SE") & (mine.seed == 21)]
+    got = out["6h_vs_8z medium"]["SE"]["seed_21"]
+    assert [got[f"step_{i}"]["step_count"] for i in range(31)] == run.env_steps.tolist()
+    assert got["step_3"]["win_rate"] == [run.test_win_rate.iloc[3]]
+    assert got["absolute_metrics"]["return"] == [run.test_return.iloc[-1]]
+    counts = {len(seed) for lines in out["2s3z medium"].values() for seed in lines.values()}
+    assert counts == {32}
+    json.dumps(out)
+
+
+def test_the_grid_of_each_at_its_best_plans_what_was_tuned(
+    found: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    from at_its_best import grid
+
+    table = results.best(found)
+    path = tmp_path / "at_its_best.yaml"
+    path.write_text(grid(table))
+    configs(monkeypatch, ())
+    planned = [run.config for run in grids.plan(grids.load_grid(path), tmp_path, "2s3z").runs]
+    assert len(planned) == 11 * 10 and {c.seed for c in planned if c} == set(range(20, 30))
+    tuned = table[table.name == "SE"].iloc[0]
+    for config in (c for c in planned if c and c.algorithm == "se"):
+        assert config.epsilon_start == tuned.epsilon_start
+        assert config.online_lr == tuned.online_lr
+    with pytest.raises(UserError, match="no tuning run"):
+        grid(table.iloc[:0])
