@@ -12,6 +12,8 @@ import pandas as pd
 
 from analysis.battles import Battle
 from analysis.exploration import coarse_states, distinct, joint_actions
+from analysis.notebook import SHIPPED, runs_given
+from analysis.snapshots import Snapshots
 from analysis.tables import Columns, per_cent
 from ovmse.datasets import Audit, Dataset, DatasetError, audit, load_dataset
 from ovmse.envs import make_env
@@ -179,6 +181,21 @@ def outside(one: Looked, policy: Sequence[Episode]) -> pd.DataFrame:
     return pd.DataFrame({"whose": ["the pre-trained policy's", "the file's own, left out"], **rows})
 
 
+def policy_battles(one: Looked, run: str = "") -> list[Episode]:
+    """The battles of the policy that a run's pre-training left, recorded before its online phase.
+
+    No run named means one that ships, of the dataset's task; empty where none does. Raises
+    UserError where the run is of another task than the dataset.
+    """
+    task = str(one.data.attrs.get("task", ""))
+    if not run and not (SHIPPED / task / "pretrain").is_dir():
+        return []
+    of = Snapshots(runs_given(run or str(SHIPPED / task))[0])
+    if (of.spec.state_size, of.spec.n_agents) != (one.data.state_size, one.data.n_agents):
+        raise UserError(f"pretrained: the run is of {of.config.task}, {one.name} is not")
+    return of.fixed
+
+
 def regime(one: Looked, policy: Sequence[Episode]) -> tuple[str, float, float]:
     """Whether the pre-trained policy is `superior`, `comparable` or `inferior` to the data, and the
     two mean returns (policy, data) that say so. Closer than `NEAR` of the best return, or than two
@@ -193,7 +210,7 @@ def regime(one: Looked, policy: Sequence[Episode]) -> tuple[str, float, float]:
     return word, float(ours), float(theirs)
 
 
-def answer(looked: Sequence[Looked], word: str, ours: float, theirs: float) -> str:
+def answer(looked: Sequence[Looked], policy: Sequence[Episode]) -> str:
     """The sentence that the notebook opens with."""
     bad = [f"{one.name} has {len(one.audit.warnings)}" for one in looked if one.audit.warnings]
     parts = [
@@ -202,7 +219,11 @@ def answer(looked: Sequence[Looked], word: str, ours: float, theirs: float) -> s
         for one in looked
     ]
     defects = f"Defects: {', '.join(bad)}." if bad else "The audit finds no defect in them."
+    said = f"{'; '.join(parts)}. {defects}"
+    if not policy:
+        return f"{said} No pre-trained policy of {looked[0].name} ships to compare it with."
+    word, ours, theirs = regime(looked[0], policy)
     return (
-        f"{'; '.join(parts)}. {defects} The policy pre-trained on {looked[0].name} returns "
-        f"{ours:.1f} where its data return {theirs:.1f}: it is {word}."
+        f"{said} The pre-trained policy returns {ours:.1f} where {looked[0].name} returns "
+        f"{theirs:.1f}: it is {word}."
     )

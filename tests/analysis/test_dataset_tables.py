@@ -75,7 +75,9 @@ def test_the_regime_compares_two_means(looked: list[tables.Looked]) -> None:
         episode.reward[0] = mean + shift
         said, ours, theirs = tables.regime(looked[0], [episode])
         assert (said, theirs) == (word, pytest.approx(mean))
-        assert word in tables.answer(looked, said, ours, theirs)
+        assert f"it is {word}" in tables.answer(looked, [episode]) and ours == pytest.approx(
+            mean + shift
+        )
     few = played(4, count=4)
     for e, far in zip(few, (-20, 20, 20, 20)):  # a mean that is far, and four battles that scatter
         e.reward[:] = 0
@@ -106,3 +108,10 @@ def test_the_charts_hold_every_battle(looked: list[tables.Looked]) -> None:
         assert sum(int(r[at]) for r in rows if r[at] != "battles") == len(table) == 120
     mimebundle(charts.action_use(tables.action_use(looked)))
     mimebundle(charts.outside(tables.outside(looked[0], looked[1].data.episodes)))
+
+
+def test_the_policy_is_of_the_dataset_s_task(looked: list[tables.Looked]) -> None:
+    assert tables.policy_battles(looked[0]) == []  # no run on climb ships
+    assert "No pre-trained policy" in tables.answer(looked, [])
+    with pytest.raises(UserError, match="pretrained: the run is of 2s3z, 1 is not"):
+        tables.policy_battles(looked[0], "data/runs/2s3z")
