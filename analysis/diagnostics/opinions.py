@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -36,8 +37,9 @@ class Fixed(NamedTuple):
     changes: distance.Changes
 
 
-def opinions(runs: Runs) -> pd.DataFrame:
-    """Of every snapshot of every run, over the steps of the fixed battles:
+def opinions(runs: Runs, only: Mapping[str, Sequence[int]] | None = None) -> pd.DataFrame:
+    """Of the snapshots of every run (`only` as for `each_snapshot`), over the steps of the fixed
+    battles:
 
     - `change` of ``Q_tot(tau, a)`` since the first snapshot, divided into `part_1`, ..., `part_N`
       and `part_mixer`; `gain_i` and `below_i` (see `parts.measure`);
@@ -73,7 +75,7 @@ def opinions(runs: Runs) -> pd.DataFrame:
         files = [run.files[n] for n in (*earlier(run, env_steps), env_steps)]
         return [*files, run.fixed_file, BATTLES, STEPS]
 
-    return each_snapshot(runs, "opinions", "Snapshots taken apart", measure, depends)
+    return each_snapshot(runs, "opinions", "Snapshots taken apart", measure, depends, only)
 
 
 def earlier(run: Snapshots, env_steps: int) -> tuple[int, int]:
