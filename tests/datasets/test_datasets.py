@@ -431,7 +431,7 @@ def test_the_data_folder_is_the_repository_s() -> None:
 
 def test_paths_that_hold_no_file(tmp_path: Path) -> None:
     assert refusal(tmp_path / "x.h5").endswith("x.h5 does not exist")
-    assert "is a folder, not an HDF5 file" in refusal(tmp_path)
+    assert "is a folder, neither an HDF5 file nor a vault" in refusal(tmp_path)
 
 
 # Files that are not whole, or not datasets.
