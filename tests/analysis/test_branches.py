@@ -117,3 +117,6 @@ def test_bias_and_rank_by_hand() -> None:
     q, g = rng.integers(9, size=50), rng.normal(size=50)
     assert against(q, g)["rank"] == pytest.approx(spearmanr(q, g).statistic)
     assert np.isnan(against(np.ones(3), g[:3])["rank"])
+    nothing = against(np.array([1.0, 2.0, 3.0]), np.array([-1.0, 0.0, 1.0]))
+    assert np.isnan([nothing["bias"], nothing["bias_sd"]]).all()  # a share of 0
+    assert (nothing["rank"], nothing["q"], nothing["g"]) == (pytest.approx(1), 2, 0)
