@@ -59,7 +59,7 @@ def test_the_comparison_against_battles_recorded_again(of: Snapshots, monkeypatc
     assert table.given_up[0] == table.several[0] == 0 and np.isnan(table.cost[0])
     central = table[table.exploration == "sequential_centralised"]
     assert central.several.eq(0).all() and (central.explorers > 0).all()
-    monkeypatch.setattr(side_by_side, "record", None)  # kept beside the run
+    monkeypatch.setattr(side_by_side, "record_with", None)  # kept beside the run
     assert side_by_side.compare(of, at, 0.3, battles=30, seed=2).equals(table)
 
 
