@@ -111,8 +111,18 @@ def explored(name: str, at_once: pd.DataFrame, steps: int, costs: pd.DataFrame) 
     if not len(costs):
         return said
     return (
-        f"{said} After {steps:,} steps one random action costs {costs.cost.mean():.2f} of Q_tot, "
-        "as the network itself sees it."
+        f"{said} After {steps:,} steps one random action costs {costs.cost.mean():.2f} of Q_tot "
+        "on average, as the network itself sees it."
+    )
+
+
+def moved_by(means: pd.DataFrame) -> str:
+    """Which steps of a batch move the opinion of the fixed battles; means: of
+    `analysis.ledger.ledger`, by part."""
+    change = means.set_index("part").change
+    return (
+        f"One update on the steps at which somebody explored moves the value of the fixed battles "
+        f"by {change['explored']:+.2f}, one on all the others by {change['greedy']:+.2f}."
     )
 
 

@@ -53,7 +53,10 @@ def main(folders: list[Path], target: Path = DATA_DIR / "runs") -> None:
         f"the last), {config['fixed_battles']} fixed battles. One seed a map: they show mechanics, "
         "not who is better (the tables of results do). The snapshots are in half precision, so "
         "replayed values differ from the recorded ones in the third digit. Every exploration event "
-        "is there (`events.jsonl.gz`)."
+        "is there (`events.jsonl.gz`), and the offline network, which is the memory "
+        "(`pretrain/`). A name alone says the algorithm as it is on that map: OVMSE keeps the "
+        "conservative term online on 2s3z and not on 6h_vs_8z. The two maps were made by two "
+        "states of the code (last column), which differ in what the first map does not use."
     )
     made = (
         "Command: `ovmse sweep notebooks/grids/results/shipped.yaml --folder runs/shipped`, then "
