@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from analysis.snapshots import Snapshots
+from analysis.widgets.progress import tracked
 from ovmse.config import Config
 from ovmse.envs import make_env
 from ovmse.envs.base import EnvSpec, Units
@@ -92,17 +93,26 @@ def record(
     """So many battles of the snapshot at `snapshot` environment steps, exploring as told.
 
     The same arguments give the same battles. The battles need the run's backend; raises UserError
-    where it has none, RunError where the run has no such snapshot.
+    where it has none, RunError where the run has no such snapshot. What takes long shows how far
+    it is.
     """
     of = Snapshots(run)
-    return record_with(of.network(snapshot), of.config, exploration, epsilon, battles, seed)
+    ending = _ending(of.network(snapshot), of.config, exploration, epsilon, battles, seed)
+    progress = tracked(range(battles), "Battles recorded")
+    return [battle for _, battle in zip(progress, ending, strict=True)]
 
 
 def record_with(
     q: QFunction, config: Config, exploration: str, epsilon: float, battles: int, seed: int
 ) -> list[Battle]:
-    """As `record`, with a network at hand."""
-    found: list[Battle] = []
+    """As `record`, with a network at hand, and silent: as part of what shows its own progress."""
+    return list(_ending(q, config, exploration, epsilon, battles, seed))
+
+
+def _ending(
+    q: QFunction, config: Config, exploration: str, epsilon: float, battles: int, seed: int
+) -> Iterator[Battle]:
+    """The battles of `record_with`, each as it ends."""
     with closing(make_env(config.task, config.backend, min(battles, at_once(config)))) as env:
         rollout = Rollout(env, np.random.default_rng(seed), q.hidden_size)
         rollout.start(seed)
@@ -120,8 +130,7 @@ def record_with(
                 if left[slot] > 0:
                     left[slot] -= 1
                     units, names = _decoded(env.spec, episode), env.spec.action_names
-                    found.append(Battle(episode, units, states, alone, names))
-    return found
+                    yield Battle(episode, units, states, alone, names)
 
 
 def _decoded(spec: EnvSpec, episode: Episode) -> list[Units]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.each import Runs, beside, each_snapshot
 from analysis.snapshots import Snapshots
-from analysis.tables import curves
+from analysis.tables import curves, require_one
 from ovmse.runs.reading import RunError
 from ovmse.training.phase import FixedBattles
 
@@ -49,8 +49,11 @@ def replayed_curves(runs: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """The table of ``analysis.tables.curves`` with the columns of ``replay`` measured anew, for the
     online rows that have a snapshot; the `q_fixed` that training recorded is kept as `q_recorded`.
     Runs from scratch keep their rows without them. Raises RunError where the two disagree: then a
-    snapshot, the fixed battles or what was recorded is not what training made."""
-    table, found = curves(runs).rename(columns={"q_fixed": "q_recorded"}), replay(runs)
+    snapshot, the fixed battles or what was recorded is not what training made. Runs of several
+    tasks are refused (UserError) before any is replayed."""
+    table = curves(runs).rename(columns={"q_fixed": "q_recorded"})
+    require_one(table, ["task"])
+    found = replay(runs)
     both = found.merge(table[table.phase == "online"][["run", "env_steps", "q_recorded"]])
     of: Snapshots | None = None
     for row in both.dropna(subset="q_recorded").itertuples():

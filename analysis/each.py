@@ -45,6 +45,7 @@ def each_snapshot(
     with ExitStack() as stack:
         for path, env_steps in tracked(todo, title):
             if run is None or run.run != path:  # one at a time: its battles are held in memory
+                stack.close()  # what was measured of the run before is written now
                 run = Snapshots(path)
                 held = stack.enter_context(kept(path, name))
             content = key(*depends(run, env_steps))

@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
-from analysis.battles import Battle, record
+from analysis.battles import Battle, record_with
 from analysis.each import spaced
-from analysis.snapshots import settings_of
+from analysis.snapshots import Snapshots, settings_of
 from analysis.widgets.progress import tracked
 from ovmse.config import Config
 from ovmse.runs.reading import RunError, read_config, snapshot_steps
@@ -98,8 +98,9 @@ def recorded_along(run: str | Path, battles: int = 16) -> Iterator[tuple[int, li
 
 @functools.lru_cache(maxsize=2 * SNAPSHOTS)
 def _recorded(run: str, at: int, battles: int, written: int) -> list[Battle]:
-    config = config_of(run)
-    return record(run, at, config.exploration, float(epsilon_at(config, at)), battles, seed=at)
+    of = Snapshots(run)
+    c, q = of.config, of.network(at)
+    return record_with(q, c, c.exploration, float(epsilon_at(c, at)), battles, seed=at)
 
 
 def some_snapshots(run: str | Path) -> list[tuple[int, Path]]:

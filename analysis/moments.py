@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.battles import Battle, Opinion, opinion, record
 from analysis.snapshots import Snapshots
 from analysis.whatif import WhatIf, what_if
+from analysis.widgets.progress import tracked
 from ovmse.errors import UserError
 from ovmse.runs.reading import RunError
 
@@ -83,13 +84,15 @@ def valued(
     """Battles with the opinions of a snapshot and of the offline memory, and with every change of
     one action (`changes`: as dear as some seconds of the simulator a battle).
 
-    Where the run has come without its offline memory, its network at 0 steps stands in for it.
+    What takes long shows how far it is. As to a run without a memory, see `Snapshots.offline`.
     """
     q = of.network(snapshot)
-    memory = of.memory() if of.memory_file else of.network(0)
-    opinions = [opinion(q, memory, b.episode, of.config) for b in battles]
-    tables = [what_if(q, memory, b, of.config) for b in battles] if changes else []
-    return Moments(list(battles), opinions, tables)
+    memory, found = of.offline(), Moments(list(battles), [], [])
+    for battle in tracked(found.battles, "Battles valued"):
+        found.opinions.append(opinion(q, memory, battle.episode, of.config))
+        if changes:
+            found.what_ifs.append(what_if(q, memory, battle, of.config))
+    return found
 
 
 def moment(battle: Battle, opinion: Opinion, step: int) -> pd.DataFrame:

@@ -122,10 +122,12 @@ def runs_given(given: str | list[str]) -> list[Path]:
     return find_runs(SHOWN)
 
 
-def whole(given: dict[str, Any], name: str, least: int) -> int:
-    """A parameter that is a whole number from `least` on; raises UserError if it is not."""
-    if type(given[name]) is not int or given[name] < least:
-        raise UserError(f"{name}: got {given[name]!r}, allowed: a whole number from {least} on")
+def whole(given: dict[str, Any], name: str, least: int, most: int = 10_000) -> int:
+    """A parameter that is a whole number from `least` to `most`; raises UserError if it is not."""
+    if type(given[name]) is not int or not least <= given[name] <= most:
+        raise UserError(
+            f"{name}: got {given[name]!r}, allowed: a whole number from {least:,} to {most:,}"
+        )
     return given[name]
 
 
@@ -136,8 +138,12 @@ def run_given(name: str, runs: Sequence[Path]) -> Path:
     if not name:
         return runs[0]
     found = [run for run in runs if run.name == name]
-    if len(found) != 1:
+    if len(found) > 1:
+        raise UserError(
+            f"run: {len(found)} of the runs are called {name!r}: give its directory in `runs`"
+        )
+    if not found:
         names = [run.name for run in runs]
         hint = did_you_mean(name, names) or f", but: {', '.join(names[:8])}"
-        raise UserError(f"run: {len(found) or 'none'} of the runs is called {name!r}{hint}")
+        raise UserError(f"run: none of the runs is called {name!r}{hint}")
     return found[0]

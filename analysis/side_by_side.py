@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.battles import Battle, record
+from analysis.battles import Battle, record_with
 from analysis.exploration import coarse_states, distinct, joint_actions
 from analysis.kept import kept, key
 from analysis.prices import costs
@@ -61,8 +61,8 @@ def compare(
                 way, chance = "epsilon_greedy", own / of.spec.n_agents
             name = key(of.files[snapshot], way, round(chance, 9), battles, seed)
             if name not in held:
-                found = record(of.run, snapshot, way, chance, battles, seed)
-                held[name] = measure_of(found, of.network(snapshot))
+                q = of.network(snapshot)
+                held[name] = measure_of(record_with(q, of.config, way, chance, battles, seed), q)
             row = {"expected": number, "exploration": exploration, "epsilon": own}
             rows.append(row | {"battles": battles} | held[name])
     return pd.DataFrame(rows).astype({"cost": float, "joint": float, "states": float})

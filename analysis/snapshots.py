@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from ovmse.config import Config
 from ovmse.datasets import load_dataset
 from ovmse.datasets.dataset import Dataset
+from ovmse.envs import make_env
 from ovmse.envs.base import EnvSpec
 from ovmse.episodes import Episode
 from ovmse.method.networks import QFunction
@@ -29,7 +31,8 @@ def settings_of(stored: dict[str, Any]) -> Config:
 class Snapshots:
     """What a run left: `config`, `files` (environment steps -> file), `fixed` battles, networks.
 
-    Reading a run starts no environment, so it needs none. Raises RunError where a file is missing.
+    Reading a run that was pre-trained starts no environment, so it needs none. Raises RunError
+    where a file is missing.
     """
 
     def __init__(self, run: str | Path) -> None:
@@ -53,8 +56,13 @@ class Snapshots:
 
     @cached_property
     def spec(self) -> EnvSpec:
-        """The sizes of the task, as the fixed battles have them; it decodes no state."""
-        fixed, c = self._dataset, self.config
+        """The sizes of the task: as the fixed battles have them, and then it decodes no state; of a
+        run from scratch, which has none, as its environment says."""
+        c = self.config
+        if self.pretraining is None:
+            with closing(make_env(c.task, c.backend, 1)) as env:
+                return env.spec
+        fixed = self._dataset
         return EnvSpec(
             c.task, c.backend, fixed.n_agents, fixed.n_actions, fixed.obs_size, fixed.state_size,
             fixed.episode_limit,

@@ -99,9 +99,7 @@ def measured(
     """
     rows = with_variants(table[(table.phase == phase) & table[measure].notna()])
     runs = rows.drop_duplicates("run")
-    for name in QUESTION:
-        if name not in by and (found := _values(runs, name)):
-            raise UserError(f"runs of {len(found)} {name}s at once: {found}; pick one")
+    require_one(runs, [name for name in QUESTION if name not in by])
     if len(runs) > 1 and (unknown := int(runs.code.isna().sum())):
         raise UserError(
             f"{unknown} of {len(runs)} runs do not say which code made them (made_by in their "
@@ -128,6 +126,13 @@ def measured(
         if (found := _values(having, name)) and not _as_the_algorithms_say(having, name):
             raise UserError(f"the runs differ in {name}: {found}; pick one, or group by it")
     return rows
+
+
+def require_one(runs: pd.DataFrame, names: Sequence[str]) -> None:
+    """Raises UserError where the runs differ in one of these settings."""
+    for name in names:
+        if found := _values(runs, name):
+            raise UserError(f"runs of {len(found)} {name}s at once: {found}; pick one")
 
 
 def _values(runs: pd.DataFrame, name: str) -> list[Any]:

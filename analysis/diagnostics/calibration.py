@@ -107,8 +107,9 @@ def by_thirds(name: str, values: np.ndarray, thirds: Sequence[int] | np.ndarray)
 
 def against(q_tot: np.ndarray, returns: np.ndarray) -> dict[str, float]:
     """``Q_tot [P]`` against ``G [P]``: `bias`, `bias_sd`, `rank`, `q`, `g` (see `calibration`).
-    Where all are the same there is no rank (not a number)."""
-    b = (q_tot - returns) / abs(returns.mean())
+    Where all are the same there is no rank, and where the mean return is 0 no bias, nor its
+    deviation (not a number)."""
+    b = (q_tot - returns) / (abs(returns.mean()) or np.nan)
     with np.errstate(invalid="ignore"):
         rank = np.corrcoef(*(pd.Series(x).rank() for x in (q_tot, returns)))[0, 1]
     found = {"bias": b.mean(), "bias_sd": b.std(), "rank": rank, "q": q_tot.mean()}
@@ -118,6 +119,8 @@ def against(q_tot: np.ndarray, returns: np.ndarray) -> dict[str, float]:
 def who_is_calibrated(table: pd.DataFrame) -> str:
     """How far each algorithm's values end from what its policy returns, and whether they rank."""
     bias, rank = (mean_curves(table, name)["mean"] for name in ("bias", "rank"))
+    if bias.empty:
+        return "Every mean return is 0: there is nothing that a bias could be a share of."
     parts = [
         f"{name} {'over' if r.bias > 0 else 'under'}-estimates by {abs(100 * r.bias):.0f} % of the "
         f"mean return (rank {r['rank']:.2f}, lowest {r.rank_min:.2f})"

@@ -73,11 +73,11 @@ def lambda_at(run: Snapshots, env_steps: int) -> float:
 def where_it_binds(table: pd.DataFrame) -> str:
     """How often each memory binds, and whether what it says is still true."""
     said = [
-        f"The memory of {name} exceeds the target at {per_cent(r.binds_min)} to "
+        f"of {name} exceeds the target at {per_cent(r.binds_min)} to "
         f"{per_cent(r.binds_max)} of the steps and lifts it by at most {r.lift_max:.2f} on average"
         for name, r in at_the_end(table, ["binds", "lift"]).set_index("name").iterrows()
     ]
-    return "; ".join(said) + "." + _still_true(table)
+    return f"The memory {'; that '.join(said)}." + _still_true(table)
 
 
 def _still_true(table: pd.DataFrame) -> str:

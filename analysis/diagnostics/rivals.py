@@ -12,6 +12,7 @@ from analysis.tables import WHO, lines, measured, named, per_cent
 from ovmse.runs.reading import RunError
 
 FEW = 5  # snapshots below which no correlation is given
+WEAK = 0.2  # a correlation nearer to 0 says nothing
 
 
 class Rival(NamedTuple):
@@ -129,7 +130,9 @@ def verdict(agrees: float) -> str:
     """What a correlation says, given with the sign that the explanation foretells."""
     if np.isnan(agrees):
         return "too few snapshots"
-    return "goes with the fall" if agrees >= 0.5 else "open" if agrees > 0.2 else "speaks against"
+    if abs(agrees) < WEAK:
+        return "no sign"
+    return "goes with the fall" if agrees >= 0.5 else "open" if agrees > 0 else "speaks against"
 
 
 def why(low: pd.DataFrame, found: pd.DataFrame) -> str:
@@ -151,7 +154,7 @@ def from_what(found: pd.DataFrame) -> str:
     if some.empty:
         return "No diagnostic goes with the fall in these runs."
     says = [f"{s[0].lower()}{s[1:]}" for s in some.says[::-1]]
-    return f"With the fall it goes that {'; '.join(says)} (more below)."
+    return f"What goes with the fall: {'; '.join(says)} (more below)."
 
 
 def _one(row: pd.Series) -> str:

@@ -23,6 +23,7 @@ class RunError(UserError):
 
 def find_runs(source: str | Path | Iterable[str | Path]) -> list[Path]:
     """The online run directories in a folder (itself included), sorted, or among those given.
+    The same directory twice counts once.
 
     Raises RunError if there is none.
     """
@@ -30,9 +31,12 @@ def find_runs(source: str | Path | Iterable[str | Path]) -> list[Path]:
         candidates = sorted(folders_with(named_path(source, "runs"), "config.json"))
     else:
         candidates = [named_path(path, "runs") for path in source]
+    once: dict[Path, Path] = {}
+    for path in candidates:
+        once.setdefault(path.resolve(), path)
     found = [
         p
-        for p in candidates
+        for p in once.values()
         if (p / "metrics.jsonl").exists()
         and (p / "config.json").exists()
         and "algorithm" in read_config(p)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from exploring import climb_run
 
-from analysis.battles import opinion, record
+from analysis.battles import opinion, record, record_with
+from analysis.moments import valued
 from analysis.snapshots import Snapshots
 from ovmse.envs import make_env
+from ovmse.episodes import EpisodeBatch
 from ovmse.runs.reading import RunError
 from ovmse.training.rollout import collect
 
@@ -89,6 +93,40 @@ def test_an_opinion_is_what_acting_and_mixing_step_by_step_give(battles) -> None
         targets.insert(0, future)
     assert got.td_target == pytest.approx(targets, abs=1e-3)
     assert got.returns == pytest.approx(episode.returns_to_go(gamma))
+
+
+def test_a_run_from_scratch_is_recorded_and_valued(tmp_path: Path) -> None:
+    run = climb_run(tmp_path, algorithm="qmix", online_steps=800)
+    of = Snapshots(run)
+    with closing(make_env("climb_monotone", "climb", num_envs=1)) as env:
+        assert of.spec == env.spec
+    at = max(of.files)
+    seen = valued(of, at, record(run, at, battles=3), changes=False)
+    first = of.network(min(of.files))  # nothing was learnt before
+    for battle, thought in zip(seen.battles, seen.opinions, strict=True):
+        batch = EpisodeBatch.from_episodes([battle.episode])
+        with torch.no_grad():
+            assert thought.memory == pytest.approx(first.q_tot_taken(batch)[0].numpy())
+
+
+def test_what_is_recorded_with_progress_is_the_same(
+    battles, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    of = Snapshots(RUN)
+    monkeypatch.setattr("analysis.widgets.progress.PATIENCE", 0.0)
+    silent = record_with(of.network(60_000), of.config, "epsilon_greedy", 0.3, 3, 5)
+    assert capsys.readouterr().out == ""
+    shown = record(RUN, 60_000, "epsilon_greedy", 0.3, 3, 5)
+    assert capsys.readouterr().out.startswith("Battles recorded: 3 in ")
+    for ours, theirs, before in zip(silent, shown, battles, strict=True):
+        np.testing.assert_array_equal(ours.episode.obs, theirs.episode.obs)
+        np.testing.assert_array_equal(before.episode.reward, theirs.episode.reward)
+    seen = valued(of, 60_000, shown, changes=False)
+    assert capsys.readouterr().out.startswith("Battles valued: 3 in ")
+    memory = of.offline()
+    for battle, thought in zip(shown, seen.opinions, strict=True):
+        alone = opinion(of.network(60_000), memory, battle.episode, of.config)
+        np.testing.assert_array_equal(alone.memory, thought.memory)
 
 
 def test_a_snapshot_that_is_not_there_is_said_with_those_that_are() -> None:

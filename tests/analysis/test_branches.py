@@ -16,7 +16,7 @@ from analysis.diagnostics.calibration import against
 from analysis.snapshots import Snapshots
 from ovmse.config import Config
 from ovmse.envs import make_env
-from ovmse.envs.climb import EPISODE_LIMIT, STATES, TOP, _game
+from ovmse.envs.climb import EPISODE_LIMIT, STATES, TOP, game_tables
 from ovmse.episodes import EpisodeBatch
 from ovmse.method.learner import new_q_function
 
@@ -72,7 +72,7 @@ def test_points_spread_over_all_steps(battles) -> None:
 
 def test_branches_of_the_climb_game_are_those_of_its_tables() -> None:
     """Every branch against the game played by its tables, once for each side of the coin."""
-    game = _game("climb_monotone")
+    game = game_tables("climb_monotone")
     with closing(make_env("climb_monotone", "climb", num_envs=16)) as env:
         q = new_q_function(env.spec, (8, 4, 8), seed=4)
         config = Config(task="climb_monotone", backend="climb", preset="tiny")
@@ -117,3 +117,6 @@ def test_bias_and_rank_by_hand() -> None:
     q, g = rng.integers(9, size=50), rng.normal(size=50)
     assert against(q, g)["rank"] == pytest.approx(spearmanr(q, g).statistic)
     assert np.isnan(against(np.ones(3), g[:3])["rank"])
+    nothing = against(np.array([1.0, 2.0, 3.0]), np.array([-1.0, 0.0, 1.0]))
+    assert np.isnan([nothing["bias"], nothing["bias_sd"]]).all()  # a share of 0
+    assert (nothing["rank"], nothing["q"], nothing["g"]) == (pytest.approx(1), 2, 0)

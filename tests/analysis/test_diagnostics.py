@@ -350,10 +350,18 @@ def test_charts_are_narrow_and_one_look(climbs) -> None:
 
 
 def test_verdicts() -> None:
-    says = [rivals.verdict(x) for x in (0.9, 0.5, 0.3, 0.1, -0.9, np.nan)]
-    assert says == ["goes with the fall"] * 2 + ["open"] + ["speaks against"] * 2 + [
-        "too few snapshots"
-    ]
+    says = [rivals.verdict(x) for x in (0.9, 0.5, 0.3, 0.1, -0.1, -0.3, -0.9, np.nan)]
+    assert says == ["goes with the fall"] * 2 + ["open"] + ["no sign"] * 2 + [
+        "speaks against", "speaks against", "too few snapshots",
+    ]  # fmt: skip
+    two = pd.DataFrame({"verdict": ["goes with the fall"] * 2, "says": ["A b", "C d"]})
+    answer = rivals.from_what(two.assign(goes=[0.6, -0.9]))
+    assert answer == "What goes with the fall: c d; a b (more below)."
+
+
+def test_a_second_memory_is_part_of_the_sentence() -> None:
+    table = _story(binds=[0.5] * 8, lift=[0.1] * 8).replace({"algorithm": {"se": "macql"}})
+    assert "; that of " in memory.where_it_binds(table) and "; The" not in str(table)
 
 
 def test_sections_without_their_measurement_read_sensibly() -> None:

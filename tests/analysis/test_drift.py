@@ -15,6 +15,7 @@ from conftest import ROOT
 from safetensors.torch import load_file, save_file
 
 from analysis import drift, snapshots
+from analysis.each import each_snapshot
 from analysis.kept import kept, key
 from analysis.notebook import run_given, runs_given
 from analysis.tables import curves
@@ -58,6 +59,29 @@ def test_a_snapshot_is_replayed_once(runs: Path, loaded: list[Path]) -> None:
     again = drift.replay(runs)
     assert len(loaded) == 3
     assert again.equals(first)
+
+
+def test_several_tasks_are_refused_before_any_replay(runs: Path, loaded: list[Path]) -> None:
+    shutil.copytree(runs / RUN, runs / "other")
+    config = json.loads((runs / "other/config.json").read_text())
+    (runs / "other/config.json").write_text(json.dumps(config | {"task": "3m"}))
+    with pytest.raises(UserError, match="runs of 2 tasks at once: .*2s3z.*; pick one"):
+        drift.replayed_curves(runs)
+    assert loaded == []
+
+
+def test_what_was_measured_of_a_run_is_written_before_the_next_run(runs: Path) -> None:
+    shutil.copytree(runs / RUN, runs / "second")
+    file, seen = runs / RUN / "cache/some.json", []
+
+    def measure(of: snapshots.Snapshots, env_steps: int) -> dict[str, float]:
+        seen.append((of.run.name, file.exists()))
+        return {"at": env_steps}
+
+    found = each_snapshot(runs, "some", "Snapshots", measure, lambda of, at: [str(of.run), at])
+    assert seen == [(RUN, False)] * 3 + [("second", True)] * 3
+    assert found["at"].tolist() == found.env_steps.tolist()
+    assert len(json.loads(file.read_text())) == 3
 
 
 def test_another_content_is_replayed_anew(runs: Path, loaded: list[Path]) -> None:

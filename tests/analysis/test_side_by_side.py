@@ -59,7 +59,7 @@ def test_the_comparison_against_battles_recorded_again(of: Snapshots, monkeypatc
     assert table.given_up[0] == table.several[0] == 0 and np.isnan(table.cost[0])
     central = table[table.exploration == "sequential_centralised"]
     assert central.several.eq(0).all() and (central.explorers > 0).all()
-    monkeypatch.setattr(side_by_side, "record", None)  # kept beside the run
+    monkeypatch.setattr(side_by_side, "record_with", None)  # kept beside the run
     assert side_by_side.compare(of, at, 0.3, battles=30, seed=2).equals(table)
 
 
@@ -128,6 +128,9 @@ def test_runs_are_listed_and_picked(of: Snapshots, monkeypatch, tmp_path: Path) 
     with pytest.raises(UserError, match=f"called 'x', but: {runs[0].name}, {other.name}"):
         run_given("x", runs)
     assert runs_given([str(other)]) == [other]
+    twin = tmp_path / "twin" / other.name
+    with pytest.raises(UserError, match=f"2 of the runs are called '{other.name}': give its dir"):
+        run_given(other.name, [*runs, twin])
     monkeypatch.setattr("analysis.notebook.SHOWN", of.run.parent)  # those that ship
     assert {r.name for r in runs_given("")} == {of.run.name, other.name}
     (tmp_path / "one").symlink_to(other)
@@ -136,10 +139,11 @@ def test_runs_are_listed_and_picked(of: Snapshots, monkeypatch, tmp_path: Path) 
         runs_given("")
 
 
-@pytest.mark.parametrize("wrong", [0, -1, 2.5, "3", None, True])
+@pytest.mark.parametrize("wrong", [0, -1, 10_001, 2.5, "3", None, True])
 def test_a_number_that_is_none_is_one_sentence(wrong: object) -> None:
     assert whole({"battles": 3}, "battles", 1) == 3
-    with pytest.raises(UserError, match=r"battles: got .*, allowed: a whole number from 1 on"):
+    assert whole({"snapshot": 60_000}, "snapshot", 0, 10**9) == 60_000
+    with pytest.raises(UserError, match=r"battles: got .*, allowed: .* from 1 to 10,000$"):
         whole({"battles": wrong}, "battles", 1)
 
 

@@ -515,6 +515,12 @@ def test_runs_are_found_below_a_folder(tmp_path: Path) -> None:
     (tmp_path / "other" / "config.json").write_text("{}")
     assert find_runs(tmp_path) == [tmp_path / "a/deep", tmp_path / "b"]
     assert find_runs(tmp_path / "b") == [tmp_path / "b"]
+    b, linked = tmp_path / "b", tmp_path / "linked"
+    linked.symlink_to(b)
+    assert find_runs([b, tmp_path / "a/deep", b, linked, tmp_path / "a/../b"]) == [
+        b, tmp_path / "a/deep",
+    ]  # fmt: skip
+    linked.unlink()
     with pytest.raises(RunError, match="there is no run in"):
         find_runs(tmp_path / "other")
 
