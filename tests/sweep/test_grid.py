@@ -208,7 +208,7 @@ QMIX = "notebook: 01_train\nparameters: {algorithm: qmix, task: climb_monotone"
         ("notebook: [", "is not YAML"),
         ("notebook: 01_train\nnotebook: 02_q_drift", "'notebook' stands twice"),
         ("notebook: 01_train\nparameter: {}", "no entry 'parameter'; did you mean 'parameters'?"),
-        ("notebook: 01_tain", "there is no notebook '01_tain' in notebooks/, which holds 00_walkthrough"),
+        ("notebook: 01_tain", "there is no notebook '01_tain' in notebooks/, which holds 00"),
         ("notebook: none.ipynb", "there is no notebook"),
         ("notebook: 3", "notebook: got 3, input should be a valid string"),
         (QMIX + ", sede: 1}", "01_train.ipynb has no parameter 'sede'; did you mean 'seed'?"),
