@@ -260,7 +260,8 @@ def test_collect_plays_its_number_however_much_fails(double: Double) -> None:
 # Whatever ends the parent leaves nobody behind.
 
 PARENT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 import numpy as np
 from contextlib import closing
 from ovmse.envs import make_env
@@ -299,7 +300,10 @@ def test_no_orphan_whatever_ends_the_parent(
             assert len(double.living(0)) == 6
             time.sleep(0.3)
             parent.send_signal(sign)
-        parent.wait(20)
+        try:
+            parent.wait(20)
+        finally:
+            parent.kill()
     assert not double.living(12)
 
 
