@@ -124,7 +124,7 @@ def test_a_ladder_is_trained_measured_and_resumed(
     recipe = {"online_steps": 640, "test_interval": 64, "num_envs": 16, "epsilon_anneal": 320,
               "test_battles": 8, "long_test_battles": 8}  # fmt: skip
     config = Config.from_parameters(algorithm="qmix", task="2s3z", **recipe)
-    monkeypatch.setattr("ovmse.ladders.ladder_config", lambda task, seed: config)
+    monkeypatch.setattr("ovmse.ladders.ladder_config", lambda *_: config)
     monkeypatch.setattr("ovmse.ladders.RUNG_BATTLES", 16)
     monkeypatch.setattr("ovmse.ladders.PINNED", {})
     for _ in make_ladder("2s3z", tmp_path / "ladder", tmp_path / "work"):
