@@ -43,7 +43,8 @@ def mimebundle(chart: alt.TopLevelMixin) -> dict:
     # Text on a canvas could not take the colour of the text around it.
     spec["usermeta"] = {"embedOptions": {"renderer": "svg"}}
     for param in spec.get("params", ()):
-        if (bind := param.get("bind", {})) and bind.get("input") == "range":
+        bind = param.get("bind")  # a legend's is a word
+        if isinstance(bind, dict) and bind.get("input") == "range":
             bind |= NATIVE | {"input": "Range"}
     return {VEGALITE: spec, "image/png": base64.b64encode(png(spec)).decode()}
 
