@@ -24,6 +24,7 @@ from analysis.each import spaced
 from analysis.snapshots import Snapshots, settings_of
 from analysis.widgets.progress import tracked
 from ovmse.config import Config
+from ovmse.method.schedules import linear_decay
 from ovmse.runs.reading import RunError, read_config, snapshot_steps
 
 FILE, PACKED = "events.jsonl", "events.jsonl.gz"  # as training writes them, and as they ship
@@ -131,6 +132,12 @@ def epsilon_at(config: Config, env_steps: np.ndarray | float) -> np.ndarray:
     share = np.clip(t / config.epsilon_anneal, 0, 1) if config.epsilon_anneal else np.ones_like(t)
     epsilon = config.epsilon_start - (config.epsilon_start - config.epsilon_end) * share
     return np.where(t < 0, 0.0, epsilon)
+
+
+def lambda_at(config: Config, env_steps: int) -> float:
+    """λ of eq. 6 at environment steps of the online phase; a warm-up delays its fall."""
+    t = max(0, env_steps - config.policy_warmup_steps)
+    return linear_decay(1.0, config.memory_end, config.memory_anneal, t)
 
 
 def team_size(run: str | Path) -> int:

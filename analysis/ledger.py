@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from analysis.battles import Battle
+from analysis.events import lambda_at
 from analysis.prices import batched
 from analysis.snapshots import Snapshots
 from analysis.widgets.progress import tracked
@@ -117,9 +118,7 @@ def asked(of: Snapshots, snapshot: int, episodes: Sequence[Episode]) -> dict[str
         memory = of.offline()
         for episode in episodes:
             episode.q_offline = memory.q_tot_taken(batch_of([episode]))[0].numpy()
-        t = max(0, snapshot - config.policy_warmup_steps)
-        weight = linear_decay(1.0, config.memory_end, config.memory_anneal, t)
-        return {"lambda_memory": weight}
+        return {"lambda_memory": lambda_at(config, snapshot)}
     if kind == "action_proposal":
         offline = of.network(min(of.files))  # nothing was learnt online yet
         for episode in episodes:

@@ -22,6 +22,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,7 +94,7 @@ class StarCraft2Env:
         if self._fault == "reset":
             raise KeyError(3)
         if self._fault == "tmp":
-            raise OSError(errno.ENOSPC, "No space left on device", "/tmp/sc-double")
+            raise OSError(errno.ENOSPC, "No space left on device", tempfile.gettempdir())
         self._misbehave("reset")
         if self._fault == "slow reset":
             time.sleep(self._plan.get("slow", 1.0))

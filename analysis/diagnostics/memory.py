@@ -12,13 +12,12 @@ import torch
 
 from analysis.diagnostics.calibration import BATTLES, by_thirds, exploring_battles
 from analysis.each import Runs, each_snapshot
-from analysis.events import epsilon_at
+from analysis.events import epsilon_at, lambda_at
 from analysis.prices import batched
 from analysis.snapshots import Snapshots
 from analysis.tables import at_the_end, per_cent
 from ovmse.method.algorithms import ALGORITHMS
 from ovmse.method.learner import Learner
-from ovmse.method.schedules import linear_decay
 from ovmse.runs.reading import RunError, find_runs
 from ovmse.training.phase import online_settings
 
@@ -46,13 +45,13 @@ def audit(
             y = Learner(q, online_settings(run.config), 0).td_target(batch, q.q_values(batch))
         above = (run.offline().q_tot_taken(batch) - y)[filled].numpy()
         thirds = np.concatenate([3 * np.arange(e.length) // e.length for e in episodes])
-        lift = lambda_at(run, env_steps) * above.clip(0)
+        lift = lambda_at(run.config, env_steps) * above.clip(0)
         return by_thirds("binds", above > 0, thirds) | by_thirds("lift", lift, thirds)
 
     def depends(run: Snapshots, env_steps: int) -> list[str | float | Path]:
         c = run.config
         given = [c.task, c.backend, c.gamma, c.online_td_lambda, c.exploration, BATTLES, seed]
-        given += [float(epsilon_at(c, env_steps)), lambda_at(run, env_steps)]
+        given += [float(epsilon_at(c, env_steps)), lambda_at(c, env_steps)]
         return [run.files[env_steps], run.offline_file, *given]
 
     return each_snapshot(having, "memory", "Memories audited", measure, depends, only)
@@ -61,13 +60,6 @@ def audit(
 def has_memory(algorithm: str) -> bool:
     """Whether the algorithm's target is that of eq. 4."""
     return ALGORITHMS[algorithm].target == "ovm"
-
-
-def lambda_at(run: Snapshots, env_steps: int) -> float:
-    """λ of eq. 6 at environment steps of the online phase."""
-    c = run.config
-    t = max(0, env_steps - c.policy_warmup_steps)
-    return linear_decay(1.0, c.memory_end, c.memory_anneal, t)
 
 
 def where_it_binds(table: pd.DataFrame) -> str:

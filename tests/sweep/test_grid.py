@@ -289,15 +289,19 @@ def test_a_wrong_option_is_one_sentence(tmp_path: Path, options: list[str], mess
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
-@pytest.mark.parametrize("scale", ["quick", "paper"])
-def test_shipped_grids_are_valid(
-    path: Path, scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Six of the eight datasets are made by a command, not shipped.
+@pytest.fixture
+def without_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grids can be planned without their datasets: most are made by a command, not shipped."""
     monkeypatch.setattr(grids, "dataset_path", lambda *asked: Path("_".join(asked)))
     monkeypatch.setattr(grids, "file_checksum", lambda name: "x")
     monkeypatch.setattr(grids, "require_source", lambda *source: None)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+@pytest.mark.parametrize("scale", ["quick", "paper"])
+def test_shipped_grids_are_valid(
+    path: Path, scale: str, tmp_path: Path, without_datasets: None
+) -> None:
     planned = plan(load_grid(path), tmp_path, scale)
     runs = {"figure1": (8, 24), "figures_2_3": (27, 216), "ablation": (15, 90),
             "mixing_ratio": (12, 24)}[path.stem]  # fmt: skip
@@ -310,11 +314,8 @@ def test_shipped_grids_are_valid(
 
 
 def test_the_offline_settings_are_chosen_on_tuning_seeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, without_datasets: None
 ) -> None:
-    monkeypatch.setattr(grids, "dataset_path", lambda *asked: Path("_".join(asked)))
-    monkeypatch.setattr(grids, "file_checksum", lambda name: "x")
-    monkeypatch.setattr(grids, "require_source", lambda *source: None)
     grid = load_grid(ROOT / "notebooks/grids/results/offline_settings.yaml")
     for task in ("6h_vs_8z", "2s3z", "3s5z", "5m_vs_6m"):
         configs = [run.config for run in plan(grid, tmp_path, task).runs if run.config]
@@ -324,11 +325,8 @@ def test_the_offline_settings_are_chosen_on_tuning_seeds(
 
 
 def test_the_grids_of_the_results_plan_what_the_pages_say(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, without_datasets: None
 ) -> None:
-    monkeypatch.setattr(grids, "dataset_path", lambda *asked: Path("_".join(asked)))
-    monkeypatch.setattr(grids, "file_checksum", lambda name: "x")
-    monkeypatch.setattr(grids, "require_source", lambda *source: None)
     for asked in PLANNED:
         grid = load_grid(ROOT / f"notebooks/grids/results/{asked.item}.yaml")
         configs = [run.config for run in plan(grid, tmp_path, asked.scale).runs if run.config]
