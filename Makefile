@@ -4,10 +4,11 @@ PYTHON ?= python3
 RUN = .venv/bin/python -m
 SETUP_FLAGS = $(if $(filter file,$(origin PYTHON)),,--chosen)
 
-.PHONY: help setup demo test check lab bench
+.PHONY: help setup demo test check lab bench report
 
 help:
 	@echo "make demo   train and compare on a small scale, then show where the results are"
+	@echo "make report the whole study as one folder of pages that opens without internet"
 	@echo "make lab    open JupyterLab on the notebooks"
 	@echo "make test   style, types and every test"
 	@echo "make check  the quick loop: style, types and the tests that are not slow, in two minutes"
@@ -26,6 +27,10 @@ setup:
 
 demo: setup
 	@$(RUN) analysis.demo
+
+# REPORT_FLAGS='--run' runs the notebooks first; '--folder DIR' says where the pages go.
+report: setup
+	@$(RUN) analysis.report $(REPORT_FLAGS)
 
 # One thread a process: two test processes on two cores are then not slowed by each other.
 test check: export OMP_NUM_THREADS = 1

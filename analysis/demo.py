@@ -1,4 +1,4 @@
-"""The main job of `make demo`: the grid of Figure 1 at its quick scale, and one HTML report.
+"""The main job of `make demo`: the grid of Figure 1 at its quick scale, and the study as pages.
 
 What is finished is not run again, and what was stopped continues.
 """
@@ -9,8 +9,11 @@ from typing import Annotated
 
 import typer
 
+from analysis.answers import kept_wins
 from analysis.notebook import runs_folder
-from analysis.report import write_report
+from analysis.report import write_study
+from analysis.report.page import NOTEBOOKS
+from analysis.tables import curves
 from ovmse.cli.app import one_sentence, parameters_given
 from ovmse.cli.terminal import show_sweep, stoppable
 from ovmse.runs.files import PROJECT
@@ -40,10 +43,17 @@ def main(
         state = show_sweep(events, "Training on 2s3z medium")
         if state.failed():
             raise typer.Exit(1)
-        drift = planned.last[0]
-        report = write_report(drift.folder / f"{drift.notebook.name}", out / "report.html")
+        shown = planned.runs[0], planned.last[0]
+        pages = {path.name: path for path in NOTEBOOKS.glob("*.ipynb")}
+        pages |= {run.notebook.name: run.folder / run.notebook.name for run in shown}
+        names = " and ".join(run.notebook.stem for run in shown)
+        said = [
+            kept_wins(curves(planned.folder)),
+            f"The pages of {names} show these runs; the others show what ships.",
+        ]
+        front = write_study(out / "report", pages.values(), said)
         print(f"\nExecuted notebooks: {planned.folder}")
-        print(f"Figure 1, in any browser, without internet: {report}")
+        print(f"The study with Figure 1, in any browser, without internet: {front}")
         print(
             f'To explore: make lab, then notebooks/02_q_drift.ipynb with runs = "{planned.folder}"'
         )

@@ -111,8 +111,14 @@ def test_the_demo_ends_with_where_to_look(demo: tuple) -> None:
     last = done.stdout.strip().splitlines()[-3:]
     (runs,) = folder.glob("code-*")
     assert last[0] == f"Executed notebooks: {runs}"
-    assert str(folder / "report.html") in last[1]
-    assert "Monte-Carlo" in (folder / "report.html").read_text()
+    front = folder / "report/index.html"
+    assert str(front) in last[1]
+    assert "OVMSE keeps " in front.read_text() or "OVMSE had no wins" in front.read_text()
+    pages = {path.name: path.read_text() for path in front.parent.glob("0*.html")}
+    assert list(sorted(pages)) == [f"{path.stem}.html" for path in NOTEBOOKS]
+    own = {name for name, page in pages.items() if str(runs) in page}
+    assert own == {"01_train.html", "02_q_drift.html"}
+    assert "Monte-Carlo" in (front.parent / "02_q_drift.html").read_text()
     assert f'runs = "{runs}"' in last[2]
     assert len(find_runs(runs)) == 4
 

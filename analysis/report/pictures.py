@@ -1,0 +1,62 @@
+"""The pictures of README.md, of charts that the notebooks hold: python -m analysis.report.pictures
+
+After a notebook was stored anew, the command brings its picture up to date.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import nbformat
+import typer
+import vl_convert
+from PIL import Image
+
+from analysis.charts import theme
+from analysis.charts.show import VEGA, VEGALITE, VL_VERSION
+from analysis.report.page import NOTEBOOKS
+from ovmse.errors import UserError
+from ovmse.runs.files import PROJECT, replacing
+
+# The notebook of each, the kind of its chart, and how many of this kind come before it there.
+PICTURES = {
+    "figure1": ("02_q_drift", VEGALITE, 0),
+    "player": ("03_exploration", VEGA, 0),
+    "explorers": ("03_exploration", VEGALITE, 0),
+}
+SCALE, INKS = 1.5, 48
+
+
+def chart(notebook: str, kind: str, number: int) -> dict:
+    """The specification of a chart that is stored in a notebook; raises UserError if it is not."""
+    read = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", as_version=4)
+    outputs = [out.get("data", {}) for cell in read.cells for out in cell.get("outputs", ())]
+    found = [data[kind] for data in outputs if kind in data]
+    if number >= len(found):
+        raise UserError(f"{notebook} holds {len(found)} charts of {kind}: no number {number}")
+    return found[number]
+
+
+def picture(spec: dict, kind: str) -> bytes:
+    """The chart as a PNG on white, in few inks: a fifth of vl-convert's own."""
+    drawn = theme.on_paper(spec)
+    if kind == VEGA:
+        raw = vl_convert.vega_to_png(drawn, scale=SCALE)
+    else:
+        raw = vl_convert.vegalite_to_png(drawn, vl_version=VL_VERSION, scale=SCALE)
+    small = io.BytesIO()
+    image = Image.open(io.BytesIO(raw)).convert("RGB")
+    image.quantize(INKS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return small.getvalue()
+
+
+def main(folder: Path = PROJECT / "docs/pictures") -> None:
+    """Writes the pictures."""
+    for name, (notebook, kind, number) in PICTURES.items():
+        with replacing(folder / f"{name}.png") as part:
+            part.write_bytes(picture(chart(notebook, kind, number), kind))
+
+
+if __name__ == "__main__":
+    typer.run(main)

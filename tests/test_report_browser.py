@@ -1,0 +1,128 @@
+"""The report as a person opens it: from a disk, by keyboard, on a phone, in the dark, on paper."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from axe_playwright_python.base import AXE_FILE_PATH
+from browser import Browser, executable, open_browser, wait_for
+from conftest import ROOT
+
+from analysis.report import write_study
+from analysis.report.findings import findings
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(executable() is None, reason="install Chromium (apt-get install chromium)"),
+]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PAGES = ["index", *(path.stem for path in NOTEBOOKS)]
+AXE = Path(AXE_FILE_PATH).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("a report")
+    write_study(folder, NOTEBOOKS, findings())
+    return folder
+
+
+class Opened:
+    """A page of the study, with all that it asked for and complained about."""
+
+    def __init__(self, browser: Browser, study: Path, name: str) -> None:
+        self.page, self.asked, self.said = browser.page(), [], []
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.goto((study / f"{name}.html").as_uri())
+        charts = self.page.locator("figure.chart").count()
+        drawn = self.page.locator("figure.chart svg.marks")
+        wait_for(lambda: drawn.count() == charts, f"{charts} charts of {name}", 30)
+
+    def _hear(self, message) -> None:
+        if message.type == "error":  # a warning says that Vega 6 draws what was made for Vega 5
+            self.said.append(message.text)
+
+    def barriers(self, *rules: str) -> list[str]:
+        """What axe finds: the rule, how many places, and the first of them."""
+        self.page.evaluate(AXE)
+        only = {"runOnly": {"type": "rule", "values": rules}} if rules else {}
+        # Within a chart axe cannot tell colours, and takes a minute for it.
+        self.page.evaluate(
+            "document.querySelectorAll('svg.marks').forEach(s => s.textContent = '')"
+        )
+        found = self.page.evaluate("(options) => axe.run(document, options)", only)
+        return [
+            f"{one['id']} ({len(one['nodes'])}): {one['nodes'][0]['html'][:200]} "
+            f"{one['nodes'][0].get('failureSummary', '')}"
+            for one in found["violations"]
+        ]
+
+
+def test_the_folder_is_small(study):
+    assert sum(file.stat().st_size for file in study.rglob("*")) < 15e6
+    assert {f"{name}.html" for name in PAGES} < {file.name for file in study.iterdir()}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_asks_for_nothing_outside_and_has_no_barrier_by_day_night_or_phone(
+    browser, study, name
+):
+    opened = Opened(browser, study, name)
+    for url in opened.asked:
+        parts = urlsplit(url)
+        if parts.scheme == "data":
+            continue
+        assert parts.scheme == "file", url
+        assert Path(unquote(parts.path)).parent == study, url
+    assert browser.refused == [] and opened.said == []
+    assert opened.barriers() == []
+    ground = "getComputedStyle(document.body).backgroundColor"
+    opened.page.emulate_media(color_scheme="dark")
+    assert opened.page.evaluate(ground) == "rgb(22, 24, 26)"
+    assert opened.barriers("color-contrast") == []
+    opened.page.emulate_media(color_scheme="dark", media="print")
+    assert opened.page.evaluate(ground) == "rgb(255, 255, 255)", "paper is white"
+    assert not opened.page.locator("nav").is_visible()
+    opened.page.emulate_media(color_scheme="light", media="screen")
+    opened.page.set_viewport_size({"width": 390, "height": 844})
+    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert opened.page.evaluate(wide) <= 1, "a phone scrolls sideways"
+    opened.page.context.close()
+
+
+def test_by_keyboard_from_the_front_page_to_a_slider_that_moves_its_chart(browser, study):
+    opened = Opened(browser, study, "index")
+    page = opened.page
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "00 walkthrough"
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("00_walkthrough"))
+    chart = page.locator("figure.chart").nth(2)
+    chart.locator("svg.marks").wait_for()
+    before = chart.locator("svg.marks").text_content()
+    chart.get_by_label("α, conservative weight").focus()
+    page.keyboard.press("ArrowRight")
+    wait_for(lambda: "α = 0.5" in chart.locator("svg.marks").text_content() != before, "moves", 5)
+    solution = page.locator("details.folded").first
+    assert solution.get_attribute("open") is None
+    page.get_by_label("show the code").check()
+    assert solution.get_attribute("open") is None, "the code is shown, the solutions are not"
+    solution.locator("summary").first.focus()
+    page.keyboard.press("Enter")
+    assert solution.get_by_text("Right.").is_visible()
+    assert opened.said == []
+    page.context.close()
