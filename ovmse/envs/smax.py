@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
+import importlib.util
 import os
 import sys
-import warnings
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,16 +53,23 @@ def _import_jax() -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences JaxMARL's import, which prints and also resets ``sys.stdout`` on its way."""
-    saved = sys.stdout, sys.stderr, sys.__stdout__
-    sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore[assignment,misc]
+def _smax_alone() -> Iterator[None]:
+    """Lets SMAX be imported by itself. JaxMARL's packages import all their environments, which
+    print, draw and compute for seconds as they load; so bare ones stand in for them meanwhile."""
+    names = ("jaxmarl", "jaxmarl.environments")
+    found = importlib.util.find_spec("jaxmarl") if "jaxmarl" not in sys.modules else None
+    if found is None or found.origin is None:  # somebody has the whole already, or it is missing
+        yield
+        return
+    folder = Path(found.origin).parent
+    for name, place in zip(names, (folder, folder / "environments"), strict=True):
+        sys.modules[name] = module = types.ModuleType(name)
+        module.__path__ = [str(place)]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        sys.stdout, sys.stderr, sys.__stdout__ = saved  # type: ignore[misc]
+        for name in names:  # who imports JaxMARL later gets the whole
+            sys.modules.pop(name, None)
 
 
 @functools.cache
@@ -71,7 +78,7 @@ def _compiled(task: str, num_envs: int) -> tuple[EnvSpec, Callable, Callable]:
     jax = _import_jax()
     import jax.numpy as jnp
 
-    with _quiet():
+    with _smax_alone():
         from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
 
         env = HeuristicEnemySMAX(
