@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT
 from starcraft import Double
 
-from ovmse.envs import make_env, smac
+from ovmse.envs import make_env, smac_game
 from ovmse.envs.base import Frame, Step
 from ovmse.envs.smac import SmacEnv
 from ovmse.envs.smac_units import MAPS, state_size
@@ -155,8 +155,8 @@ def test_every_kind_of_failure_is_one_void_battle(
     monkeypatch: pytest.MonkeyPatch,
     fault: str,
 ) -> None:
-    monkeypatch.setattr(smac, "STEP_SECONDS", 1.0)
-    monkeypatch.setattr(smac, "LAUNCH_SECONDS", 3.0)
+    monkeypatch.setattr(smac_game, "STEP_SECONDS", 1.0)
+    monkeypatch.setattr(smac_game, "LAUNCH_SECONDS", 3.0)
     double.plan(every=5, faults=[fault], limit=8)
     with closing(make_env("2s3z", "smac", 2)) as env:
         seen, void, starts, ended = env.reset(0), 0, 0, 0
@@ -213,8 +213,8 @@ def test_a_thousand_battles_with_a_fault_in_each_hundredth(
     double: Double,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(smac, "STEP_SECONDS", 2.0)
-    monkeypatch.setattr(smac, "LAUNCH_SECONDS", 5.0)
+    monkeypatch.setattr(smac_game, "STEP_SECONDS", 2.0)
+    monkeypatch.setattr(smac_game, "LAUNCH_SECONDS", 5.0)
     double.plan(every=100, faults=FAULTS[:-2], limit=4)
     with closing(make_env("3m", "smac", 8)) as env:
         q = new_q_function(env.spec, (8, 4, 8), 0)
