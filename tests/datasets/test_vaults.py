@@ -323,14 +323,17 @@ def public_file(path: Path, episodes: int, limit: int) -> int:
         for name, tail in tails.items():
             chunks = (100, longest, *tail)
             shape = (episodes, limit + 1, *tail)
-            file.create_dataset(name, shape, kinds.get(name, "f4"), chunks=chunks, compression=1)
+            file.create_dataset(
+                name, shape, kinds.get(name, "f4"), chunks=chunks, compression="lzf"
+            )
         for start in range(0, episodes, 100):
             lengths = rng.integers(25, longest, 100)
             filled = np.arange(longest) <= lengths[:, None]
             steps += int(lengths.sum())
             for name, value in (("filled", 1), ("avail_actions", 1), ("obs", 0.5), ("state", 0.25)):
                 tail = tails[name]
-                spread = filled.reshape(*filled.shape, *[1] * len(tail)) * np.full(tail, value)
+                one = np.full(tail, value, np.float32)
+                spread = filled.reshape(*filled.shape, *[1] * len(tail)) * one
                 file[name][start : start + 100, :longest] = spread
     return steps * (n * obs * 2 + state * 2 + n * actions + n + 4)
 
