@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
+import importlib.util
 import os
 import sys
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,16 +54,28 @@ def _import_jax() -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences JaxMARL's import, which prints and also resets ``sys.stdout`` on its way."""
-    saved = sys.stdout, sys.stderr, sys.__stdout__
-    sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore[assignment,misc]
+def _smax_alone() -> Iterator[None]:
+    """Imports from JaxMARL what is asked for alone. Its packages import every game that there is,
+    which takes three seconds, prints, and resets ``sys.stdout`` on its way."""
+    packages = ("jaxmarl", "jaxmarl.environments")
+    if not (absent := [name for name in packages if name not in sys.modules]):
+        yield
+        return
+    found = importlib.util.find_spec("jaxmarl")  # imports nothing
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError("No module named 'jaxmarl'", name="jaxmarl")
+    folder = Path(found.submodule_search_locations[0])
+    for name, path in zip(packages, (folder, folder / "environments"), strict=True):
+        bare = types.ModuleType(name)
+        bare.__path__ = [str(path)]
+        sys.modules.setdefault(name, bare)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        sys.stdout, sys.stderr, sys.__stdout__ = saved  # type: ignore[misc]
+        for name in absent:  # who imports them later gets them whole
+            del sys.modules[name]
 
 
 @functools.cache
@@ -71,7 +84,7 @@ def _compiled(task: str, num_envs: int) -> tuple[EnvSpec, Callable, Callable]:
     jax = _import_jax()
     import jax.numpy as jnp
 
-    with _quiet():
+    with _smax_alone():
         from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
 
         env = HeuristicEnemySMAX(
@@ -166,6 +179,17 @@ def _compiled(task: str, num_envs: int) -> tuple[EnvSpec, Callable, Callable]:
     return spec, reset, step
 
 
+@functools.cache
+def _layout(task: str, num_envs: int) -> tuple[list[tuple[int, ...]], Any]:
+    """The shapes of the arrays of ``get_state``, and the tree that they are the leaves of."""
+    import jax
+
+    reset = _compiled(task, num_envs)[1]
+    carry, _ = jax.eval_shape(reset, jax.random.PRNGKey(0))  # nothing is played
+    leaves, tree = jax.tree.flatten(carry)
+    return [leaf.shape for leaf in leaves], tree
+
+
 class SmaxEnv:
     """SMAX battles with a scripted enemy, behind the interface of ``envs/base.py``."""
 
@@ -221,9 +245,8 @@ class SmaxEnv:
         if seed is not None:
             keys = jax.random.split(jax.random.PRNGKey(seed), self.num_envs)
             arrays = [np.asarray(keys), *arrays[1:]]
-        expected, _ = jax.eval_shape(self._reset, jax.random.PRNGKey(0))  # nothing is played
-        leaves, tree = jax.tree.flatten(expected)
-        if [leaf.shape for leaf in leaves] != [a.shape for a in arrays]:
+        shapes, tree = _layout(self.spec.task, self.num_envs)
+        if shapes != [a.shape for a in arrays]:
             raise ValueError(f"the saved battles are not {self.num_envs} of {self.spec.task}")
         self._carry = jax.tree.unflatten(tree, [jax.numpy.asarray(a) for a in arrays])
 
