@@ -139,18 +139,15 @@ def _chance(seed: int, number: int) -> int:
 def at_points(q: QFunction, points: Sequence[Point]) -> tuple[Tensor, np.ndarray]:
     """What `q` remembers after each point's observation ``[P, N, H]``, and ``Q_tot(tau, a) [P]``
     of the action that was taken there."""
-    steps = torch.tensor([p.step for p in points])
-    episodes = [p.battle.episode for p in points]
-    hidden = torch.zeros(len(points) * q.n_agents, q.hidden_size)
-    after, taken, last = [], [], torch.full((len(points), q.n_agents), -1)
-    for t in range(int(steps.max()) + 1):
-        there = [e.obs[min(t, p.step)] for e, p in zip(episodes, points, strict=True)]
-        values, hidden = q.act(torch.from_numpy(np.stack(there)).float(), last, hidden)
-        done = [e.actions[min(t, p.step)] for e, p in zip(episodes, points, strict=True)]
-        last = torch.from_numpy(np.stack(done).astype(np.int64))
-        here = (steps == t)[:, None]
-        now = hidden.view(len(points), q.n_agents, -1)
-        after.append(now * here[..., None])
-        taken.append(gather_actions(values, last) * here)
-    state = torch.from_numpy(np.stack([e.state[p.step] for e, p in zip(episodes, points)])).float()
-    return torch.stack(after).sum(0), q.q_tot(torch.stack(taken).sum(0), state).numpy()
+    episodes, steps = [p.battle.episode for p in points], np.array([p.step for p in points])
+    hidden = torch.zeros(len(points), q.n_agents, q.hidden_size)
+    taken, last = torch.zeros(hidden.shape[:2]), torch.full(hidden.shape[:2], -1)
+    for t in range(steps.max() + 1):
+        there = np.flatnonzero(steps >= t)  # the others have come to their step
+        obs = torch.from_numpy(np.stack([episodes[n].obs[t] for n in there])).float()
+        values, after = q.act(obs, last[there], hidden[there].flatten(0, 1))
+        done = np.stack([episodes[n].actions[t] for n in there]).astype(np.int64)
+        hidden[there], last[there] = after.view(-1, *hidden.shape[1:]), torch.from_numpy(done)
+        taken[there] = gather_actions(values, last[there])
+    state = torch.from_numpy(np.stack([e.state[t] for e, t in zip(episodes, steps)])).float()
+    return hidden, q.q_tot(taken, state).numpy()
