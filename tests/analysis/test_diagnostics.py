@@ -20,6 +20,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from analysis.answers import or_why_not
+from analysis.battles import record_with
+from analysis.branches import spread_points
 from analysis.charts import diagnostics as charts
 from analysis.charts.curves import figure1, schedules
 from analysis.charts.show import VEGALITE, mimebundle
@@ -246,6 +248,11 @@ def test_calibration_at_home_and_where_it_explores(climbs) -> None:
     assert home.groupby("run").env_steps.apply(list).to_dict() == only
     assert home.bias[0] == home.bias[2] and home.bias[1] != home.bias[3]  # they share the start
     assert {*away.columns[2:]} == {f"{c}_exploring" for c in home.columns[2:]}
+    c = of.config
+    points = spread_points(record_with(of.network(0), c, "epsilon_greedy", 0.0, 32, 0), 12, 0)
+    batches = [EpisodeBatch.from_episodes([p.battle.episode]) for p in points]
+    said = [float(of.memory().q_tot_taken(b)[0, p.step]) for b, p in zip(batches, points)]
+    assert home.remembered_error[1] == pytest.approx(np.mean(said) - home.g[1], abs=1e-4)
     thirds = home[["remembered_error_1", "remembered_error_2", "remembered_error_3"]]
     assert (thirds.min(axis=1) <= home.remembered_error).all()
     battles = exploring_battles(of, 0)
