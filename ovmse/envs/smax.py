@@ -173,6 +173,17 @@ def _compiled(task: str, num_envs: int) -> tuple[EnvSpec, Callable, Callable]:
     return spec, reset, step
 
 
+@functools.cache
+def _layout(task: str, num_envs: int) -> tuple[list[tuple[int, ...]], Any]:
+    """The shapes of the arrays of ``get_state``, and the tree that they are the leaves of."""
+    import jax
+
+    reset = _compiled(task, num_envs)[1]
+    carry, _ = jax.eval_shape(reset, jax.random.PRNGKey(0))  # nothing is played
+    leaves, tree = jax.tree.flatten(carry)
+    return [leaf.shape for leaf in leaves], tree
+
+
 class SmaxEnv:
     """SMAX battles with a scripted enemy, behind the interface of ``envs/base.py``."""
 
@@ -228,9 +239,8 @@ class SmaxEnv:
         if seed is not None:
             keys = jax.random.split(jax.random.PRNGKey(seed), self.num_envs)
             arrays = [np.asarray(keys), *arrays[1:]]
-        expected, _ = jax.eval_shape(self._reset, jax.random.PRNGKey(0))  # nothing is played
-        leaves, tree = jax.tree.flatten(expected)
-        if [leaf.shape for leaf in leaves] != [a.shape for a in arrays]:
+        shapes, tree = _layout(self.spec.task, self.num_envs)
+        if shapes != [a.shape for a in arrays]:
             raise ValueError(f"the saved battles are not {self.num_envs} of {self.spec.task}")
         self._carry = jax.tree.unflatten(tree, [jax.numpy.asarray(a) for a in arrays])
 
