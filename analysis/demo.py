@@ -11,7 +11,7 @@ import typer
 
 from analysis.notebook import runs_folder
 from analysis.report import write_report
-from ovmse.cli.app import one_sentence, parameters_given
+from ovmse.cli.options import one_sentence, parameters_given
 from ovmse.cli.terminal import show_sweep, stoppable
 from ovmse.runs.files import PROJECT
 from ovmse.sweep.engine import default_workers, sweep

@@ -147,6 +147,14 @@ def churned(table: pd.DataFrame) -> alt.TopLevelMixin:
     return finish(_stacked(panels), "Does the policy still do the same?", rows)
 
 
+def left(table: pd.DataFrame) -> alt.TopLevelMixin:
+    """How well a classifier tells a run's states from its dataset's: 0.5 is not at all."""
+    rows = measured(table, "auc")
+    title = "States of its own battles against the dataset's"
+    shown = panel(table, "auc", "AUC of a classifier", [0.5, 1.0], title)
+    return finish(shown, "How far from its data does each play?", rows)
+
+
 def bound(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Of the runs with a memory: how often it binds, how much it lifts the target, and how far what
     it says is from what the policy returns."""

@@ -18,7 +18,6 @@ import importlib.util
 import os
 import sys
 import types
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,27 +54,22 @@ def _import_jax() -> Any:
 
 @contextlib.contextmanager
 def _smax_alone() -> Iterator[None]:
-    """Imports from JaxMARL what is asked for alone. Its packages import every game that there is,
-    which takes three seconds, prints, and resets ``sys.stdout`` on its way."""
-    packages = ("jaxmarl", "jaxmarl.environments")
-    if not (absent := [name for name in packages if name not in sys.modules]):
+    """Lets SMAX be imported by itself. JaxMARL's packages import all their environments, which
+    print, draw and compute for seconds as they load; so bare ones stand in for them meanwhile."""
+    names = ("jaxmarl", "jaxmarl.environments")
+    found = importlib.util.find_spec("jaxmarl") if "jaxmarl" not in sys.modules else None
+    if found is None or found.origin is None:  # somebody has the whole already, or it is missing
         yield
         return
-    found = importlib.util.find_spec("jaxmarl")  # imports nothing
-    if found is None or not found.submodule_search_locations:
-        raise ModuleNotFoundError("No module named 'jaxmarl'", name="jaxmarl")
-    folder = Path(found.submodule_search_locations[0])
-    for name, path in zip(packages, (folder, folder / "environments"), strict=True):
-        bare = types.ModuleType(name)
-        bare.__path__ = [str(path)]
-        sys.modules.setdefault(name, bare)
+    folder = Path(found.origin).parent
+    for name, place in zip(names, (folder, folder / "environments"), strict=True):
+        sys.modules[name] = module = types.ModuleType(name)
+        module.__path__ = [str(place)]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        for name in absent:  # who imports them later gets them whole
-            del sys.modules[name]
+        for name in names:  # who imports JaxMARL later gets the whole
+            sys.modules.pop(name, None)
 
 
 @functools.cache
