@@ -71,7 +71,7 @@ def test_workers_and_kernels_killed_at_random_change_nothing(
     sweep.until(sweep.kernels)
     rng = random.Random(0)
     while sweep.process.poll() is None:
-        time.sleep(rng.uniform(2, 7))
+        time.sleep(rng.uniform(1, 5))
         if kills < 5 and sweep.process.poll() is None and (workers := sweep.workers()):
             kernels = sweep.kernels()
             rng.choice(kernels if kernels and kills % 4 == 3 else workers).kill()
