@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from analysis.snapshots import Snapshots
 from analysis.widgets.progress import tracked
@@ -16,12 +17,11 @@ from ovmse.config import Config
 from ovmse.envs import make_env
 from ovmse.envs.base import EnvSpec, Units
 from ovmse.episodes import Episode, EpisodeBatch
-from ovmse.method.learner import Learner
+from ovmse.method.learner import double_q_target
 from ovmse.method.networks import QFunction
-from ovmse.training.phase import online_settings
 from ovmse.training.rollout import Rollout, shares
 
-AT_ONCE = 16  # battles side by side; each number of them is compiled once
+AT_ONCE = 16  # battles side by side: a number that is compiled once, however few are wanted
 
 
 def at_once(config: Config) -> int:
@@ -67,7 +67,7 @@ class Battle:
 class Opinion:
     """What networks think of one battle: q_agents ``[L, N, A]`` (each agent's ``Q_i``), q_tot and
     memory ``[L]`` (``Q_tot`` of what was done, now and as pre-training left it), td_target ``[L]``
-    (y of eq. 8, the snapshot being its own target network), returns ``[L]`` (return-to-go)."""
+    (see `td_target`), returns ``[L]`` (return-to-go)."""
 
     q_agents: np.ndarray
     q_tot: np.ndarray
@@ -113,7 +113,10 @@ def _ending(
     q: QFunction, config: Config, exploration: str, epsilon: float, battles: int, seed: int
 ) -> Iterator[Battle]:
     """The battles of `record_with`, each as it ends."""
-    with closing(make_env(config.task, config.backend, min(battles, at_once(config)))) as env:
+    slots = at_once(config)
+    if config.backend == "smac":
+        slots = min(slots, battles)
+    with closing(make_env(config.task, config.backend, slots)) as env:
         rollout = Rollout(env, np.random.default_rng(seed), q.hidden_size)
         rollout.start(seed)
         left = shares(battles, env.num_envs)
@@ -140,15 +143,23 @@ def _decoded(spec: EnvSpec, episode: Episode) -> list[Units]:
 
 
 @torch.no_grad()
+def td_target(
+    q: QFunction, batch: EpisodeBatch, config: Config, td_lambda: float | None = None
+) -> Tensor:
+    """y of eq. 8, ``[B, L]``: the learner's own, with the λ of the run's online phase unless told
+    otherwise. No snapshot holds a target network: it is its own."""
+    values, lam = q.q_values(batch), config.online_td_lambda if td_lambda is None else td_lambda
+    return double_q_target(batch, values, values, q.mixer, config.gamma, lam)
+
+
+@torch.no_grad()
 def opinion(q: QFunction, memory: QFunction, episode: Episode, config: Config) -> Opinion:
     """What a snapshot `q` and the memory think of a battle."""
     batch = EpisodeBatch.from_episodes([episode])
-    values = q.q_values(batch)
-    target = Learner(q, online_settings(config), 0).td_target(batch, values)
     return Opinion(
-        q_agents=values[0, :-1].numpy(),
+        q_agents=q.q_values(batch)[0, :-1].numpy(),
         q_tot=q.q_tot_taken(batch)[0].numpy(),
         memory=memory.q_tot_taken(batch)[0].numpy(),
-        td_target=target[0].numpy(),
+        td_target=td_target(q, batch, config)[0].numpy(),
         returns=episode.returns_to_go(config.gamma),
     )

@@ -52,7 +52,8 @@ def branch(
     seed: int | None = 0,
 ) -> Branches:
     """Each point's state restored, its joint action taken, then `q` greedy to the end of the battle
-    (its first one from there), `branches` times, each with its own chance.
+    (its first one from there), `branches` times, each with its own chance. As one ends, the next
+    begins in its place.
 
     `q` remembers the history as if it had played it. A branch that the time limit cuts goes on with
     ``max_a Q_tot`` of its last frame, as the targets do (`method.targets`): left out, the
@@ -60,28 +61,74 @@ def branch(
     ``Q_tot`` means. Without a seed every branch has the chance of the recorded battle. The points
     need an `env` whose state is exact.
     """
-    hidden, q_tot = at_points(q, points)
-    returns = np.zeros((len(points), branches))
-    cut = np.zeros((len(points), branches), np.bool_)
-    # Neighbours have about as many steps to go, so that no slot waits long for another.
+    at_first, q_tot = at_points(q, points)
+    hidden = at_first.flatten(1).numpy()  # [P, N * H]
+    recorded = np.stack([p.battle.episode.actions[p.step] for p in points]).astype(np.int64)
+    # Those with the longest way to go first: the last to begin are then soon over.
     order = sorted(
-        range(len(points)), key=lambda n: points[n].battle.episode.length - points[n].step
+        range(len(points)), key=lambda n: points[n].step - points[n].battle.episode.length
     )
-    rows = np.repeat(order, branches)
-    for number, first in enumerate(range(0, len(rows), env.num_envs)):
-        some = rows[first : first + env.num_envs]
-        slots = np.resize(some, env.num_envs)  # the last slots may repeat what others do
-        chance = None if seed is None else _chance(seed, number)
-        got = _play(q, env, [points[n] for n in slots], hidden[slots].flatten(0, 1), gamma, chance)
-        for array, found in zip((returns, cut), got, strict=True):
-            array[some, np.arange(first, first + len(some)) % branches] = found[: len(some)]
-    return Branches(q_tot, returns, cut)
+    queue = np.repeat(order, branches)
+    returns, cut = np.zeros(len(queue)), np.zeros(len(queue), np.bool_)
+
+    slots = env.num_envs
+    begun = min(slots, len(queue))
+    which = np.arange(slots) % begun  # the branch that each slot plays; the last may repeat one
+    under_way, discount = np.arange(slots) < begun, np.ones(slots)
+    restore(env, [points[n] for n in queue[which]], None if seed is None else _chance(seed, 0))
+    actions, memory = recorded[queue[which]], hidden[queue[which]]
+    while under_way.any():
+        step, last = env.step(actions), torch.from_numpy(actions)
+        returns[which[under_way]] += (discount * step.reward)[under_way]
+        discount *= gamma
+        if (now := under_way & step.truncated).any():
+            cut[which[now]] = True
+            values, _ = q.act(torch.from_numpy(step.last.obs.copy()), last, _rows(memory, q))
+            best = values.masked_fill(~torch.from_numpy(step.last.avail_actions.copy()), -torch.inf)
+            end = q.q_tot(best.max(-1).values, torch.from_numpy(step.last.state.copy()))
+            returns[which[now]] += (discount * end.numpy())[now]
+        values, after = q.act(torch.from_numpy(step.now.obs.copy()), last, _rows(memory, q))
+        actions = np.where(step.now.avail_actions, values.numpy(), -np.inf).argmax(-1)
+        memory = after.numpy().reshape(memory.shape)
+
+        under_way &= ~(step.terminated | step.truncated)
+        free = np.flatnonzero(~under_way)[: len(queue) - begun]
+        if len(free):
+            which[free] = np.arange(begun, begun + len(free))
+            at = queue[which[free]]
+            under_way[free], discount[free] = True, 1.0
+            actions[free], memory[free] = recorded[at], hidden[at]
+            chance = None if seed is None else _chance(seed, begun)
+            restore(env, [points[n] for n in at], chance, free)
+            begun += len(free)
+
+    found = [np.empty((len(points), branches), x.dtype) for x in (returns, cut)]
+    for out, of in zip(found, (returns, cut), strict=True):
+        out[order] = of.reshape(len(points), branches)
+    return Branches(q_tot, *found)
 
 
-def restore(env: VectorEnv, points: Sequence[Point], seed: int | None = None) -> None:
-    """Puts each slot of an environment back to its point; `seed` as of ``set_state``."""
-    before = [p.battle.before[p.step] for p in points]
-    env.set_state([np.stack(leaves) for leaves in zip(*before, strict=True)], seed)
+def restore(
+    env: VectorEnv,
+    points: Sequence[Point],
+    seed: int | None = None,
+    slots: np.ndarray | None = None,
+) -> None:
+    """Puts each slot of an environment back to its point, or only these `slots` while the others
+    go on; `seed` as of ``set_state``, for all of them."""
+    before = [np.stack(leaves) for leaves in zip(*(p.battle.before[p.step] for p in points))]
+    if slots is not None:
+        held = env.get_state()
+        for n, leaf in enumerate(held):
+            if len(leaf) == env.num_envs:  # what the battles share is not put back
+                held[n] = leaf.copy()
+                held[n][slots] = before[n]
+        before = held
+    env.set_state(before, seed)
+
+
+def _rows(memory: np.ndarray, q: QFunction) -> Tensor:
+    return torch.from_numpy(memory).view(-1, q.hidden_size)
 
 
 def _chance(seed: int, number: int) -> int:
@@ -92,48 +139,15 @@ def _chance(seed: int, number: int) -> int:
 def at_points(q: QFunction, points: Sequence[Point]) -> tuple[Tensor, np.ndarray]:
     """What `q` remembers after each point's observation ``[P, N, H]``, and ``Q_tot(tau, a) [P]``
     of the action that was taken there."""
-    steps = torch.tensor([p.step for p in points])
-    episodes = [p.battle.episode for p in points]
-    hidden = torch.zeros(len(points) * q.n_agents, q.hidden_size)
-    after, taken, last = [], [], torch.full((len(points), q.n_agents), -1)
-    for t in range(int(steps.max()) + 1):
-        there = [e.obs[min(t, p.step)] for e, p in zip(episodes, points, strict=True)]
-        values, hidden = q.act(torch.from_numpy(np.stack(there)).float(), last, hidden)
-        done = [e.actions[min(t, p.step)] for e, p in zip(episodes, points, strict=True)]
-        last = torch.from_numpy(np.stack(done).astype(np.int64))
-        here = (steps == t)[:, None]
-        now = hidden.view(len(points), q.n_agents, -1)
-        after.append(now * here[..., None])
-        taken.append(gather_actions(values, last) * here)
-    state = torch.from_numpy(np.stack([e.state[p.step] for e, p in zip(episodes, points)])).float()
-    return torch.stack(after).sum(0), q.q_tot(torch.stack(taken).sum(0), state).numpy()
-
-
-def _play(
-    q: QFunction,
-    env: VectorEnv,
-    points: Sequence[Point],
-    hidden: Tensor,
-    gamma: float,
-    seed: int | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The discounted return ``[E]`` of one branch a slot, and whether the time limit cut it."""
-    restore(env, points, seed)
-    actions = np.stack([p.battle.episode.actions[p.step] for p in points]).astype(np.int64)
-    returns, discount, under_way = np.zeros(len(points)), 1.0, np.ones(len(points), np.bool_)
-    cut = np.zeros_like(under_way)
-    while True:
-        step, last = env.step(actions), torch.from_numpy(actions)
-        returns[under_way] += discount * step.reward[under_way]
-        discount *= gamma
-        if (now := under_way & step.truncated).any():
-            cut |= now
-            values, _ = q.act(torch.from_numpy(step.last.obs.copy()), last, hidden)
-            best = values.masked_fill(~torch.from_numpy(step.last.avail_actions.copy()), -torch.inf)
-            end = q.q_tot(best.max(-1).values, torch.from_numpy(step.last.state.copy()))
-            returns[now] += discount * end.numpy()[now]
-        under_way &= ~(step.terminated | step.truncated)
-        if not under_way.any():
-            return returns, cut
-        values, hidden = q.act(torch.from_numpy(step.now.obs.copy()), last, hidden)
-        actions = np.where(step.now.avail_actions, values.numpy(), -np.inf).argmax(-1)
+    episodes, steps = [p.battle.episode for p in points], np.array([p.step for p in points])
+    hidden = torch.zeros(len(points), q.n_agents, q.hidden_size)
+    taken, last = torch.zeros(hidden.shape[:2]), torch.full(hidden.shape[:2], -1)
+    for t in range(steps.max() + 1):
+        there = np.flatnonzero(steps >= t)  # the others have come to their step
+        obs = torch.from_numpy(np.stack([episodes[n].obs[t] for n in there])).float()
+        values, after = q.act(obs, last[there], hidden[there].flatten(0, 1))
+        done = np.stack([episodes[n].actions[t] for n in there]).astype(np.int64)
+        hidden[there], last[there] = after.view(-1, *hidden.shape[1:]), torch.from_numpy(done)
+        taken[there] = gather_actions(values, last[there])
+    state = torch.from_numpy(np.stack([e.state[t] for e, t in zip(episodes, steps)])).float()
+    return hidden, q.q_tot(taken, state).numpy()

@@ -83,25 +83,40 @@ def events_or_recorded(run: str | Path, battles: int = 16) -> Events:
     """As `events`; of a run without them, the battles of `recorded_along`, numbered from 1."""
     if any((Path(run) / name).exists() for name in (FILE, PACKED)):
         return events(run)
+    return events_of(recorded_along(run, battles), config_of(run))
+
+
+def events_of(recorded: Iterable[tuple[int, Sequence[Battle]]], config: Config) -> Events:
+    """The events of battles that were recorded anew, each lot at its environment steps; numbered
+    from 1."""
     lines: list[_Line] = []
-    for at, found in recorded_along(run, battles):
-        lines += [_line(battle, len(lines) + n, at) for n, battle in enumerate(found, 1)]
-    return _tables(lines, config_of(run), team_size(run), 0, recorded=True)
+    agents = 0
+    for at, battles in recorded:
+        lines += [_line(battle, len(lines) + n, at) for n, battle in enumerate(battles, 1)]
+        agents = battles[0].episode.actions.shape[1]
+    return _tables(lines, config, agents, 0, recorded=True)
 
 
 def recorded_along(run: str | Path, battles: int = 16) -> Iterator[tuple[int, list[Battle]]]:
-    """So many battles recorded anew from each of some snapshots (`some_snapshots`), exploring as
-    the run did at that time: ``(env_steps, battles)``. They are held in memory for the next call.
-    """
-    for at, file in tracked(some_snapshots(run), "Snapshots whose battles are recorded anew"):
-        yield at, _recorded(str(run), at, battles, file.stat().st_mtime_ns)
+    """So many `exploring_battles` from each of some snapshots: ``(env_steps, battles)``."""
+    for at, _ in tracked(some_snapshots(run), "Snapshots whose battles are recorded anew"):
+        yield at, exploring_battles(Snapshots(run), at, battles, seed=at)
+
+
+def exploring_battles(
+    of: Snapshots, env_steps: int, battles: int = 16, seed: int = 0
+) -> list[Battle]:
+    """Battles of a snapshot that explores as its run did at that time. The last ones recorded are
+    held in memory: several questions are asked of them."""
+    c, file = of.config, of.files[env_steps]
+    given = (c.exploration, float(epsilon_at(c, env_steps)), battles, seed)
+    return _recorded(str(of.run), env_steps, file.stat().st_mtime_ns, *given)
 
 
 @functools.lru_cache(maxsize=2 * SNAPSHOTS)
-def _recorded(run: str, at: int, battles: int, written: int) -> list[Battle]:
+def _recorded(run: str, at: int, written: int, *given: Any) -> list[Battle]:
     of = Snapshots(run)
-    c, q = of.config, of.network(at)
-    return record_with(q, c, c.exploration, float(epsilon_at(c, at)), battles, seed=at)
+    return record_with(of.network(at), of.config, *given)
 
 
 def some_snapshots(run: str | Path) -> list[tuple[int, Path]]:
@@ -110,13 +125,6 @@ def some_snapshots(run: str | Path) -> list[tuple[int, Path]]:
     if not files:
         raise RunError(f"{run} has no snapshot yet")
     return [files[i] for i in spaced(len(files), SNAPSHOTS)]
-
-
-def events_of(battles: Sequence[Battle], config: Config, env_steps: int) -> Events:
-    """The events of battles that were recorded anew, all at `env_steps`."""
-    lines = [_line(battle, number, env_steps) for number, battle in enumerate(battles, 1)]
-    agents = battles[0].episode.actions.shape[1]
-    return _tables(lines, config, agents, 0, recorded=True)
 
 
 def config_of(run: str | Path) -> Config:

@@ -16,7 +16,7 @@ from analysis.battles import Battle
 from analysis.charts.theme import in_order
 from analysis.events import Events, epsilon_at, recorded_along, some_snapshots, team_size
 from analysis.kept import kept, key
-from analysis.tables import curves
+from analysis.tables import EXPLORATION_NAMES, curves, per_cent
 
 THIRDS = ("first third", "second third", "last third")
 OPENING = 20  # steps of a battle in which nearly all agents live
@@ -40,6 +40,20 @@ def overview(runs: Sequence[Path]) -> pd.DataFrame:
     order = {name: n for n, name in enumerate(in_order(table.algorithm))}
     rows = rows.reset_index()
     return rows.iloc[np.argsort(rows.algorithm.map(order), kind="stable")].reset_index(drop=True)
+
+
+def who_explores_most(table: pd.DataFrame) -> str:
+    """Which of the runs explored most, and which least; the table as from `overview`."""
+    rows = table.dropna(subset="explorers").sort_values("explorers")
+    if rows.empty:
+        return f"{len(table)} runs; none of them wrote down how many agents explored."
+    said = [
+        f"{r.explorers:.2f} agents at a step in {Path(r.run).name} ({EXPLORATION_NAMES[way]})"
+        for r, way in zip(rows.itertuples(), rows.exploration, strict=True)
+    ]
+    if len(said) == 1:
+        return f"One run: {said[0]} explored on average."
+    return f"On average from {said[0]} to {said[-1]} explored, over {len(table)} runs."
 
 
 def binomial(k: int, living: np.ndarray, chance: np.ndarray) -> np.ndarray:
@@ -112,6 +126,20 @@ def at_once(events: Events, alive: pd.DataFrame, epsilon: float | None = None) -
     return pd.DataFrame(table)
 
 
+def how_many(table: pd.DataFrame, exploration: str) -> str:
+    """How often several explored at once, beside what the run's own way to explore gives by chance;
+    the table as from `at_once`."""
+    table = table.set_index("k")
+    several = table[table.index > 1].sum()
+    return (
+        f"Two or more explored at {per_cent(several.explored)} of the steps; its way to explore, "
+        f"{EXPLORATION_NAMES[exploration]}, gives {per_cent(several.own)} by chance. Somebody "
+        f"explored at {per_cent(1 - table.explored[0])} of the steps (by chance: "
+        f"{per_cent(1 - table.own[0])}) and took another than the greedy action at "
+        f"{per_cent(1 - table.strayed[0])}."
+    )
+
+
 def _grouped(
     events: Events, alive: pd.DataFrame, epsilon: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -162,6 +190,21 @@ def along(events: Events, alive: pd.DataFrame, most: int = 60) -> pd.DataFrame:
             "greedy": greedy,
             "sequential": greedy / events.agents,
         }
+    )
+
+
+def who_explored(events: Events) -> str:
+    """How many random actions there were, how many hit the greedy one, and who drew most."""
+    rows, battles = events.explored, events.battles
+    said = f"{len(rows):,} random actions in {len(battles):,} battles of {events.agents} agents"
+    if rows.empty:
+        return f"{said}: nobody explored."
+    shares = np.bincount(rows.agent, minlength=events.agents) / len(events.clock)
+    most, least = int(shares.argmax()), int(shares.argmin())
+    return (
+        f"{said}; {per_cent((rows.action == rows.greedy).mean())} of them drew the greedy action. "
+        f"Agent {most + 1} explored most (at {100 * shares[most]:.1f} % of the steps), agent "
+        f"{least + 1} least ({100 * shares[least]:.1f} %): who lives longer explores more."
     )
 
 
@@ -226,6 +269,22 @@ def by_explorers(events: Events, groups: int = 5) -> pd.DataFrame:
         parts.append(part.assign(third=THIRDS[int(str(third))]))
     columns = ["third", "explorers", "battles", "won", "return", "length"]
     return pd.concat(parts, ignore_index=True)[columns]
+
+
+def whether_they_lose(table: pd.DataFrame) -> str:
+    """Whether battles with much exploration early were won less often, third by third; the table as
+    from `by_explorers`."""
+    said = []
+    for third, rows in table.groupby("third", sort=False):
+        few, many = rows.iloc[0], rows.iloc[-1]
+        if len(rows) > 1:
+            said.append(f"{per_cent(few.won)} and {per_cent(many.won)} in the {third} of training")
+    if not said:
+        return "In all battles about as many random actions fell into the opening."
+    return (
+        "Of the battles with the fewest and those with the most random actions in their first "
+        f"{OPENING} steps, so many were won: {'; '.join(said)}."
+    )
 
 
 def distinct(labels: np.ndarray | Sequence[int], draws: int) -> float:

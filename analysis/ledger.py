@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from analysis.battles import Battle
+from analysis.battles import Battle, td_target
 from analysis.events import lambda_at
 from analysis.prices import batched
 from analysis.snapshots import Snapshots
@@ -75,8 +75,7 @@ def ledger(
         some = [battles[b] for b in rng.choice(len(battles), size, replace=False)]
         _, episodes, batch = batched(some)
         explored = somebody_explored(episodes, batch)
-        off = Learner(q, settings, 0).td_target(batch, q.q_values(batch).detach())
-        off = off - q.q_tot_taken(batch)
+        off = td_target(q, batch, config) - q.q_tot_taken(batch)
         masks = (batch.filled, explored, batch.filled & ~explored)
         for part, mask in zip(PARTS, masks, strict=True):
             row = {"batch": number, "part": part, "share": float(mask.sum() / batch.filled.sum())}

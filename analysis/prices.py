@@ -6,18 +6,15 @@ Letters as in ``ovmse``: ``L`` steps, ``N`` agents, ``A`` actions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import torch
 
-from analysis.battles import Battle
+from analysis.battles import Battle, td_target
 from ovmse.config import Config
 from ovmse.episodes import Episode, EpisodeBatch
-from ovmse.method.learner import Learner
 from ovmse.method.networks import QFunction, gather_actions
-from ovmse.training.phase import online_settings
 
 WINDOW = 5  # steps after the one that a target is for
 FEW = 0.02  # a group of its own for 0 explorers needs this share of the steps
@@ -71,24 +68,49 @@ def by_number(costs: pd.DataFrame) -> pd.DataFrame:
     return table.assign(events=groups.size(), together=together).reset_index()
 
 
+def what_it_costs(table: pd.DataFrame) -> str:
+    """What one random action costs alone and beside others; the table as from `by_number`."""
+    if table.empty:
+        return "Nobody explored in these battles: nothing was given up."
+    first, last = table.iloc[0], table.iloc[-1]
+    said = (
+        f"Half of the random actions of {first.at_once:.0f} explorer{'s' * (first.at_once > 1)} at "
+        f"a step cost at most {first.cost:.2f} of `Q_tot`"
+    )
+    if len(table) == 1:
+        return f"{said}."
+    return (
+        f"{said}, of {last.at_once:.0f} at most {last.cost:.2f} each; together these give up "
+        f"{last.together:.2f}, against {first.together:.2f}."
+    )
+
+
+def dearest(costs: pd.DataFrame, battles: Sequence[Battle]) -> str:
+    """How the first battles ended, and the random action in them that cost most; the costs as from
+    `costs`, whose battles begin with these."""
+    ends = ["won" if b.episode.won else "lost" for b in battles]
+    said = f"These battles were {' and '.join(ends)}"
+    if (rows := costs[costs.battle <= len(battles)]).empty:
+        return f"{said}; nobody explored in them."
+    r = rows.loc[rows.cost.idxmax()]
+    return (
+        f"{said}; the dearest of their {len(rows)} random actions is agent {r.agent + 1:.0f}'s at "
+        f"step {r.step:.0f} of battle {r.battle:.0f}: it costs {r.cost:.2f} of `Q_tot`."
+    )
+
+
 def contamination(q: QFunction, battles: Sequence[Battle], config: Config) -> pd.DataFrame:
     """How much of a target stems from what others did by chance later: ``y(λ_td) - y(0)`` by the
     number of explorers in the next `WINDOW` steps.
 
-    y is the TD(λ) target of eq. 8 with the snapshot as its own target network; y(0) looks one step
-    ahead alone. The step itself does not count: its action is what is valued. Nor do the last
-    steps, which no whole window follows. The numbers are put into at most five groups: 0, where it
+    y is the TD(λ) target (`battles.td_target`); y(0) looks one step ahead alone. The step itself
+    does not count: its action is what is valued. Nor do the last steps, which no whole window
+    follows. The numbers are put into at most five groups: 0, where it
     is not rare, and about equal shares of the others. Columns: `window` (the group, "2–3"),
     `explorers` (its mean), `steps`, `mean`, `error` (standard error, battles as clusters).
     """
     order, episodes, batch = batched(battles)
-    settings = online_settings(config)
-    with torch.no_grad():
-        values = q.q_values(batch)
-    far, near = (
-        Learner(q, replace(settings, td_lambda=lam), 0).td_target(batch, values).numpy()
-        for lam in (settings.td_lambda, 0.0)
-    )
+    far, near = (td_target(q, batch, config, lam).numpy() for lam in (None, 0.0))
     rows = []
     for row, (battle, episode) in enumerate(zip(order, episodes, strict=True)):
         assert episode.exploration is not None
@@ -102,6 +124,24 @@ def contamination(q: QFunction, battles: Sequence[Battle], config: Config) -> pd
         for _, g in table.groupby(_groups(table.explorers.to_numpy()))
     ]
     return pd.DataFrame(parts, columns=["window", "explorers", "steps", "mean", "error"])
+
+
+def whether_spoilt(table: pd.DataFrame) -> str:
+    """Whether later random actions lower a target, from the table of `contamination`: the groups
+    with most and with fewest, told apart where they lie two standard errors of the difference
+    apart."""
+    if len(table) < 2:
+        return "All targets are followed by about as many random actions: nothing to compare."
+    few, many = table.iloc[0], table.iloc[-1]
+    off, error = many["mean"] - few["mean"], float(np.hypot(few.error, many.error))
+    verdict = "Whether later random actions move a target cannot be told"
+    if abs(off) > 2 * error:
+        verdict = f"Later random actions {'raise' if off > 0 else 'lower'} a target"
+    return (
+        f"{verdict}: y(λ) − y(0) is {many['mean']:+.2f} where "
+        f"{many.window} follow, {few['mean']:+.2f} where {few.window} do (difference {off:+.2f}, "
+        f"standard error {error:.2f})."
+    )
 
 
 def _groups(counts: np.ndarray) -> np.ndarray:

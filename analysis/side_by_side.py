@@ -12,7 +12,8 @@ from analysis.exploration import coarse_states, distinct, joint_actions
 from analysis.kept import kept, key
 from analysis.prices import costs
 from analysis.snapshots import Snapshots
-from analysis.tables import EXPLORATION_NAMES
+from analysis.statistics import wilson
+from analysis.tables import EXPLORATION_NAMES, per_cent
 from analysis.widgets.progress import tracked
 from ovmse.errors import UserError
 from ovmse.method.networks import QFunction
@@ -66,6 +67,31 @@ def compare(
             row = {"expected": number, "exploration": exploration, "epsilon": own}
             rows.append(row | {"battles": battles} | held[name])
     return pd.DataFrame(rows).astype({"cost": float, "joint": float, "states": float})
+
+
+def which_way(table: pd.DataFrame) -> str:
+    """What the ways do at the same ε, and at the same expected number of explorers, from the table
+    of `compare`; whether their wins can be told apart from the first of them, by 95 % intervals."""
+    rest = table[table.epsilon > 0]
+    epsilon = rest.epsilon[rest.exploration == "epsilon_greedy"].max()
+    same = [("At the same ε", rest[np.isclose(rest.epsilon, epsilon)])]
+    same += [(f"At {n} explorers a step expected", rows) for n, rows in rest.groupby("expected")]
+    said = []
+    for heading, rows in same:
+        each = [
+            f"{EXPLORATION_NAMES[r.exploration]} {per_cent(r.won)} ({per_cent(r.several)})"
+            for r in rows.itertuples()
+        ]
+        said.append(f"{heading}: {', '.join(each)}")
+    nobody = table[table.epsilon == 0].iloc[0]
+    low, high = wilson(table.won.to_numpy(), table.battles.to_numpy())
+    apart = "" if low.max() > high.min() else (
+        "; all 95 % intervals overlap, so the wins alone tell none from another"
+    )  # fmt: skip
+    return (
+        "Battles won, and in brackets steps at which two or more explore. "
+        f"{'. '.join(said)}. Where nobody explores {per_cent(nobody.won)} are won{apart}."
+    )
 
 
 def measure_of(battles: Sequence[Battle], q: QFunction) -> dict[str, float | None]:

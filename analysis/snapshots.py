@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +119,7 @@ class Snapshots:
 
     @cached_property
     def _dataset(self) -> Dataset:
-        require_whole(self.fixed_file.parent, [FIXED_FILE])
-        return load_dataset(self.fixed_file)
+        return _fixed(self.fixed_file, self.fixed_file.stat().st_mtime_ns)
 
     def _of_pretraining(self, name: str) -> Path:
         if self.pretraining is None:
@@ -129,3 +128,10 @@ class Snapshots:
         if not file.exists():
             raise RunError(f"{self.run} names a pre-training without {name}: {file.parent}")
         return file
+
+
+@lru_cache(maxsize=2)
+def _fixed(file: Path, written: int) -> Dataset:
+    """The fixed battles, held in memory: the runs of a pre-training share them."""
+    require_whole(file.parent, [file.name])
+    return load_dataset(file)

@@ -3,13 +3,14 @@
 What it keeps of the original is its documented interface and its ways to fail: sizes, layouts of
 state and observation, the masks of the living and the dead, rewards scaled to 20, a time-out that
 looks like a defeat unless ``continuing_episode``, the empty answer ``(0, True, {})`` of an engine
-that failed, ``max_reward`` counted twice by a second reset of the first battle (which launches a
-second game, too), ``seed()`` without an argument, ``get_stats`` that divides by zero, too few
-actions accepted. The game is a real process (``sleep``) of the environment's process group.
+that failed, a reset that hides such a failure and shows the units of the battle before,
+``max_reward`` counted twice by a second reset of the first battle (which launches a second game,
+too), ``seed()`` without an argument, ``get_stats`` that divides by zero, too few actions accepted.
+The game is a real process (``sleep``) of the environment's process group.
 
 ``SMAC_DOUBLE`` (JSON) says what goes wrong: ``log`` (a folder for what really happened), ``faults``
-(one after another, in each ``every``-th battle of all processes together), ``instant`` (for timing:
-always the same answer), ``limit`` (a shorter episode limit), ``slow`` (seconds of a slow reset).
+(one after another, in each ``every``-th battle of all processes together), ``limit`` (a shorter
+episode limit), ``damage`` (of an enemy's hit), ``slow`` (seconds of a slow reset).
 """
 
 from __future__ import annotations
@@ -63,17 +64,11 @@ class StarCraft2Env:
         self.max_reward = self.n_enemies * 10 + 200.0
         self.map_x = self.map_y = self.max_distance_x = self.max_distance_y = 0
         self._episode_count = self._episode_steps = 0
-        self.battles_won = self.battles_game = self.timeouts = 0
+        self.battles_won = self.battles_game = self.timeouts = self.force_restarts = 0
         self._sc2_proc: subprocess.Popen | None = None
         self._controller: Any = None
         self.last_action = np.zeros((self.n_agents, self.n_actions))
         self._fault = ""
-        can = [0] + [1] * (self.n_actions - 1)
-        self._same = (
-            [np.zeros(self._obs_size(), np.float32)] * self.n_agents,
-            np.zeros(self._state_size(), np.float32),
-            [can] * self.n_agents,
-        )
         self._note("made", seed=seed, heavy=[m for m in ("torch", "jax") if m in sys.modules],
                    protobuf=os.environ.get("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"))  # fmt: skip
 
@@ -96,6 +91,13 @@ class StarCraft2Env:
         if self._fault == "tmp":
             raise OSError(errno.ENOSPC, "No space left on device", tempfile.gettempdir())
         self._misbehave("reset")
+        if (
+            self._fault == "restart" and self._episode_count
+        ):  # swallowed; the units are the old ones
+            self.full_restart()
+            return self.get_obs(), self.get_state()
+        if self._fault == "restart":
+            raise KeyError(0)  # there are none yet
         if self._fault == "slow reset":
             time.sleep(self._plan.get("slow", 1.0))
         if self._episode_count == 0:
@@ -113,8 +115,6 @@ class StarCraft2Env:
         return self.get_obs(), self.get_state()
 
     def step(self, actions: list[int]) -> tuple[float, bool, dict[str, Any]]:
-        if self._plan.get("instant"):
-            return self._instant()
         actions = [int(a) for a in actions]
         self.last_action = np.eye(self.n_actions)[np.array(actions)]
         for agent, action in enumerate(actions):
@@ -123,8 +123,7 @@ class StarCraft2Env:
             )
         if self._episode_steps == 2:
             if self._fault == "empty":
-                self._close_game()
-                self._launch()
+                self.full_restart()
                 return 0, True, {}
             if self._fault == "raise":
                 raise ProtocolError("the engine")
@@ -155,13 +154,9 @@ class StarCraft2Env:
         return reward, terminated, info
 
     def get_obs(self) -> list[np.ndarray]:
-        if self._plan.get("instant"):
-            return self._same[0]
         return [self._obs(agent) for agent in range(self.n_agents)]
 
     def get_avail_actions(self) -> list[list[int]]:
-        if self._plan.get("instant"):
-            return self._same[2]
         return [self.get_avail_agent_actions(agent) for agent in range(self.n_agents)]
 
     def get_avail_agent_actions(self, agent: int) -> list[int]:
@@ -173,8 +168,6 @@ class StarCraft2Env:
         return [0, 1, *moves, *((away <= 6) & (self._health[1] > 0)).astype(int).tolist()]
 
     def get_state(self) -> np.ndarray:
-        if self._plan.get("instant"):
-            return self._same[1]
         parts = []
         for team in (0, 1):
             health, alive = self._health[team] / self._full[team], self._health[team] > 0
@@ -192,6 +185,11 @@ class StarCraft2Env:
             rows[~alive] = 0
             parts.append(rows.ravel())
         return np.concatenate([*parts, self.last_action.ravel()]).astype(np.float32)
+
+    def full_restart(self) -> None:
+        self._close_game()
+        self._launch()
+        self.force_restarts += 1
 
     def close(self) -> None:
         self._close_game()
@@ -246,7 +244,7 @@ class StarCraft2Env:
             far = np.hypot(*away.T)
             near = int(far.argmin())
             if far[near] <= 5:
-                self._hit(0, living[near], 6.0)
+                self._hit(0, living[near], self._plan.get("damage", 6.0))
             else:
                 self._where[1][enemy] += away[near] / far[near] * 1.5
         killed = alive - (self._health[1] > 0).sum()
@@ -256,12 +254,6 @@ class StarCraft2Env:
         taken = min(damage, self._shield[team][unit])
         self._shield[team][unit] -= taken
         self._health[team][unit] = max(0.0, self._health[team][unit] - (damage - taken))
-
-    def _instant(self) -> tuple[float, bool, dict[str, Any]]:
-        self._episode_steps += 1
-        over = self._episode_steps >= self.episode_limit
-        self._episode_count += over
-        return 0.1, over, {"battle_won": False, **({"episode_limit": True} if over else {})}
 
     # The engine and its faults.
 

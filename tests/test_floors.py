@@ -79,6 +79,8 @@ def test_analysis_imports_no_notebook() -> None:
         ("ovmse.runs.listing", "torch jax pandas"),
         ("ovmse.runs.tables", "torch jax"),
         ("ovmse.sweep.worker", "torch jax pandas"),
+        ("ovmse.cli.app", "torch jax pandas h5py distributed"),
+        ("ovmse.cli.doctor", "torch jax pandas h5py distributed"),
     ],
 )
 def test_what_is_read_on_every_start_stays_light(module: str, heavy: str) -> None:

@@ -56,7 +56,7 @@ def test_stored_notebooks_are_whole_small_and_without_widget_state(path: Path) -
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_nbval(path: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout=300", "-q"]
-    command += ["-p", "no:cacheprovider", str(path)]
+    command += ["-p", "no:cacheprovider", "--nbval-sanitize-with", "tests/nbval.cfg", str(path)]
     env = {**os.environ, "OVMSE_RUNS": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]

@@ -86,10 +86,13 @@ def test_conda_gets_the_same_versions() -> None:
 def test_starcraft_line() -> None:
     text = (ROOT / "environment.yml").read_text()
     commands = [line[2:] for line in text.splitlines() if line.startswith("# pip install")]
-    assert len(commands) == 1
-    protobuf, smac = map(Requirement, shlex.split(commands[0])[2:])
+    first, second, third = (shlex.split(command)[2:] for command in commands)
+    protobuf, smac = map(Requirement, first)
     assert str(protobuf) == "protobuf<3.21"
     assert (smac.name, smac.url) == ("smac", "git+https://github.com/oxwhirl/smac.git")
+    assert second == ["--no-deps", "pysc2>=3", str(smac)]
+    guide = " ".join((ROOT / "docs" / "starcraft.md").read_text().split())
+    assert shlex.join(third) in guide and '--no-deps "pysc2>=3"' in guide
     # `smac` from the package index is another project.
     assert "smac" not in CONSTRAINTS and "smac" not in {item.name for item in DIRECT}
 

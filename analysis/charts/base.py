@@ -46,6 +46,15 @@ def spread(values: np.ndarray, gap: float, low: float, high: float) -> np.ndarra
     return out
 
 
+def looks(algorithms: Sequence[str], names: Sequence[str] | None = None) -> dict[str, alt.Scale]:
+    """The scales `colour` and `shape` of algorithms, which the data call so or by `names`."""
+    styles, domain = [theme.style(n) for n in algorithms], list(names or algorithms)
+    return {
+        "colour": alt.Scale(domain=domain, range=[s.colour for s in styles]),
+        "shape": alt.Scale(domain=domain, range=[s.shape for s in styles]),
+    }
+
+
 def stacked(panels: Sequence[alt.LayerChart]) -> alt.VConcatChart:
     """Panels one above the other, each with its own colours and shapes: not all have all lines."""
     whole = alt.vconcat(*panels, spacing=14)

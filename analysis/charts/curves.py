@@ -20,6 +20,7 @@ from analysis.charts.base import (
     clock_axis,
     csv_data,
     finish,
+    looks,
     panel_title,
     spread,
     stacked,
@@ -114,10 +115,8 @@ def panel(
     )
     y = alt.Scale(domain=domain, nice=False)
     y_axis = alt.Axis(title=axis)
-    styles = [theme.style(n) for n in names]
-    colours = alt.Scale(domain=names, range=[s.colour for s in styles])
-    shapes = alt.Scale(domain=names, range=[s.shape for s in styles])
-    colour = alt.Color("algorithm:N", scale=colours, legend=None)
+    scales = looks(names)
+    colour = alt.Color("algorithm:N", scale=scales["colour"], legend=None)
 
     def lit(on: float, off: float) -> Any:
         return alt.condition(pick, alt.value(on), alt.value(off))
@@ -145,7 +144,7 @@ def panel(
     bold = base.mark_line(strokeWidth=3.2).encode(detail="name:N", strokeDash=dash)
     layers.append(bold.encode(opacity=lit(1, 0.12)).add_params(pick))
     points = base.transform_filter("datum.mark == 1").encode(
-        shape=alt.Shape("algorithm:N", scale=shapes, legend=None), opacity=lit(1, 0.12)
+        shape=alt.Shape("algorithm:N", scale=scales["shape"], legend=None), opacity=lit(1, 0.12)
     )
     layers.append(points.mark_point(filled=True, size=100))
     # Unseen discs under the pointer: a line of three pixels is hard to hit.
@@ -159,7 +158,8 @@ def panel(
     ]
     unseen = base.mark_circle(size=260, cursor="pointer")
     layers.append(unseen.encode(opacity=alt.value(0), tooltip=tooltip))
-    layers += _names(means, reference, reference_name, domain, colour, shapes, lit(1, 0.35))
+    shape = scales["shape"]
+    layers += _names(means, reference, reference_name, domain, colour, shape, lit(1, 0.35))
     layered = alt.layer(*layers).resolve_scale(color="independent")
     return layered.properties(width=WIDTH, height=height, title=panel_title(title))
 
@@ -179,19 +179,27 @@ def _bars(
 
 
 def schedules(curves: pd.DataFrame) -> alt.LayerChart | None:
-    """What fades meanwhile: ε of exploration, and λ of the runs that have a memory. None where the
-    curves do not say."""
+    """What fades meanwhile: ε of exploration, and λ of the runs that have a memory; a line for each
+    course that there is, which says whose it is where the algorithms' differ. None where the curves
+    do not say."""
     kinds = {"epsilon": "ε, chance to explore", "lambda_memory": "λ, weight of the memory"}
-    rows = curves[curves.phase == "online"]
-    parts = [
-        rows[["env_steps", name]].dropna().groupby("env_steps")[name].agg(["min", "max"]).assign(
-            kind=kind).reset_index()
-        for name, kind in kinds.items() if name in rows and rows[name].notna().any()
-    ]  # fmt: skip
-    if not parts:
+    courses: list[tuple[str, pd.DataFrame, list[str]]] = []  # the last: whose it is
+    for name, kind in kinds.items():
+        if name not in curves or measured(curves, name).empty:
+            continue
+        for who, course in mean_curves(curves, name).groupby(list(WHO), sort=False):
+            alike = (whose for k, c, whose in courses if k == kind and _same_course(c, course))
+            if (whose := next(alike, None)) is None:
+                courses.append((kind, course, whose := []))
+            whose.append(named(*who))
+    if not courses:
         return None
-    table = pd.concat(parts).assign(x=lambda t: t.env_steps / 1000).drop(columns="env_steps")
+    table = pd.concat(
+        course[["mean"]].assign(x=course.env_steps / 1000, kind=kind, of=", ".join(whose))
+        for kind, course, whose in courses
+    )
     names = [k for k in kinds.values() if k in set(table.kind)]
+    differ = "" if len(courses) == len(names) else " (point at a line: whose it is)"
     colour = alt.Color("kind:N", title=None, sort=names, scale=alt.Scale(
         domain=names, range=[theme.QUIET, theme.STYLES["macal_ql"].colour]))  # fmt: skip
     dash = alt.StrokeDash("kind:N", title=None, sort=names, scale=alt.Scale(
@@ -199,13 +207,22 @@ def schedules(curves: pd.DataFrame) -> alt.LayerChart | None:
     base = alt.Chart(csv_data(table.round(4))).encode(
         x=alt.X("x:Q", title="environment steps (thousands)", axis=clock_axis(),
                 scale=alt.Scale(domain=[0, float(table.x.max()) or 1], nice=False)),
-        y=alt.Y("max:Q", title="ε and λ", scale=alt.Scale(domain=[0, 1]),
+        y=alt.Y("mean:Q", title="ε and λ", scale=alt.Scale(domain=[0, 1]),
                 axis=alt.Axis(values=[0, 0.5, 1])),
-        color=colour, strokeDash=dash,
-        tooltip=["kind:N", alt.Tooltip("x:Q", title="thousand steps"), "max:Q"],
+        color=colour, strokeDash=dash, detail="of:N",
+        tooltip=["kind:N", alt.Tooltip("x:Q", title="thousand steps"),
+                 alt.Tooltip("mean:Q", title="value"), "of:N"],
     )  # fmt: skip
-    line = base.mark_line(strokeWidth=2.5)
-    return alt.layer(line).properties(width=WIDTH, height=60, title=panel_title("What fades", 13))
+    title = panel_title(f"What fades{differ}", 13)
+    return alt.layer(base.mark_line(strokeWidth=2.5)).properties(
+        width=WIDTH, height=60, title=title
+    )
+
+
+def _same_course(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether two mean curves are one: tests of one schedule fall on slightly different steps."""
+    there = np.interp(other.env_steps, one.env_steps, one["mean"])
+    return bool(np.allclose(there, other["mean"], atol=0.01))
 
 
 def _drawn(table: pd.DataFrame, clock: str) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.charts import theme
-from analysis.charts.base import HEIGHT, WIDTH, csv_data, finish, panel_title, stacked
+from analysis.charts.base import HEIGHT, WIDTH, csv_data, finish, looks, panel_title, stacked
 from analysis.charts.curves import panel
 from analysis.diagnostics.rivals import RIVALS
 from analysis.tables import WHO, lines, mean_curves, measured, named
@@ -108,20 +108,17 @@ def distances(table: pd.DataFrame) -> alt.TopLevelMixin:
         ends = curves.groupby(list(WHO), sort=False).tail(1)
         parts += [ends.assign(k=k, when="end"), curves.iloc[:1].assign(k=k, when="start")]
     gaps = pd.concat(parts)
-    order = theme.in_order(gaps.algorithm)
     gaps["name"] = [named(*pair) for pair in zip(gaps.algorithm, gaps.variant, strict=True)]
     gaps.loc[gaps.when == "start", "name"] = "start of all"
     gaps["control"] = (gaps.variant != "") & (gaps.when == "end")
-    looks = [theme.style(n) for n in order]
     base = alt.Chart(csv_data(gaps[["algorithm", "name", "when", "control", "k", "mean"]].round(3)))
     x = alt.X("k:O", title="agents that do something else", axis=alt.Axis(labelAngle=0))
     y = alt.Y("mean:Q", title="gap of Q_tot", scale=alt.Scale(domainMin=0))
     tooltip: list[Any] = ["name:N", "k:O", alt.Tooltip("mean:Q", title="gap", format=".2f")]
     start = base.transform_filter("datum.when == 'start'").encode(x=x, y=y, tooltip=tooltip)
-    colour = alt.Color("algorithm:N", legend=None, scale=alt.Scale(
-        domain=order, range=[s.colour for s in looks]))  # fmt: skip
-    shape = alt.Shape("algorithm:N", legend=None, scale=alt.Scale(
-        domain=order, range=[s.shape for s in looks]))  # fmt: skip
+    scales = looks(theme.in_order(gaps.algorithm))
+    colour = alt.Color("algorithm:N", legend=None, scale=scales["colour"])
+    shape = alt.Shape("algorithm:N", legend=None, scale=scales["shape"])
     end = base.transform_filter("datum.when == 'end'").encode(
         x=x, y=y, color=colour, detail="name:N", tooltip=tooltip
     )
@@ -150,6 +147,14 @@ def churned(table: pd.DataFrame) -> alt.TopLevelMixin:
     return finish(_stacked(panels), "Does the policy still do the same?", rows)
 
 
+def left(table: pd.DataFrame) -> alt.TopLevelMixin:
+    """How well a classifier tells a run's states from its dataset's: 0.5 is not at all."""
+    rows = measured(table, "auc")
+    title = "States of its own battles against the dataset's"
+    shown = panel(table, "auc", "AUC of a classifier", [0.5, 1.0], title)
+    return finish(shown, "How far from its data does each play?", rows)
+
+
 def bound(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Of the runs with a memory: how often it binds, how much it lifts the target, and how far what
     it says is from what the policy returns."""
@@ -172,16 +177,13 @@ def bound(table: pd.DataFrame) -> alt.TopLevelMixin:
 def forgotten(numbers: pd.DataFrame, curves: pd.DataFrame) -> alt.TopLevelMixin:
     """From the first win rate (tick) down to the lowest (bar) and back to the last (point); the
     table as from `forgetting`."""
-    order = theme.in_order(numbers.algorithm)
-    looks = [theme.style(n) for n in order]
     table = numbers.assign(
         name=[named(*pair) for pair in zip(numbers.algorithm, numbers.variant, strict=True)],
         **{n: 100 * numbers[n] for n in ("first", "lowest", "last")},
     )
-    colour = alt.Color("algorithm:N", legend=None, scale=alt.Scale(
-        domain=order, range=[s.colour for s in looks]))  # fmt: skip
-    shape = alt.Shape("algorithm:N", legend=None, scale=alt.Scale(
-        domain=order, range=[s.shape for s in looks]))  # fmt: skip
+    scales = looks(theme.in_order(numbers.algorithm))
+    colour = alt.Color("algorithm:N", legend=None, scale=scales["colour"])
+    shape = alt.Shape("algorithm:N", legend=None, scale=scales["shape"])
     base = alt.Chart(csv_data(table[["algorithm", "name", "first", "lowest", "last"]].round(1)))
     y = alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=200))
     base = base.encode(y=y, color=colour, tooltip=["name:N", "first:Q", "lowest:Q", "last:Q"])
@@ -204,13 +206,10 @@ def rivals(table: pd.DataFrame) -> alt.TopLevelMixin:
     rows = measured(table, "test_win_rate")
     rows = rows[rows.env_steps > 0]
     order = theme.in_order(rows.algorithm)
-    looks = [theme.style(n) for n in order]
     labels = [theme.label(n) for n in order]
-    hues = alt.Scale(domain=labels, range=[s.colour for s in looks])
-    legend = alt.Legend(columns=4)
-    colour = alt.Color("name:N", title=None, sort=labels, scale=hues, legend=legend)
-    shape = alt.Shape("name:N", title=None, sort=labels, scale=alt.Scale(
-        domain=labels, range=[s.shape for s in looks]))  # fmt: skip
+    scales, legend = looks(order, labels), alt.Legend(columns=4)
+    colour = alt.Color("name:N", title=None, sort=labels, scale=scales["colour"], legend=legend)
+    shape = alt.Shape("name:N", title=None, sort=labels, scale=scales["shape"])
     panels = []
     for rival in RIVALS:
         if rival.number not in rows or rows[rival.number].notna().sum() < 2:
@@ -230,7 +229,7 @@ def rivals(table: pd.DataFrame) -> alt.TopLevelMixin:
                 y=alt.Y("win:Q", title="test win rate (%)", scale=alt.Scale(domain=[0, 100])),
                 color=colour,
                 shape=shape,
-                fill=alt.Fill("name:N", legend=None, scale=hues),
+                fill=alt.Fill("name:N", legend=None, scale=scales["colour"]),
                 fillOpacity=alt.condition("datum.control", alt.value(0), alt.value(0.5)),
                 tooltip=["name:N", "run:N", alt.Tooltip("at:Q", format=","), "number:Q", "win:Q"],
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from urllib.parse import quote
 
 import altair as alt
 import pandas as pd
@@ -17,6 +18,7 @@ from analysis.tables import READABLE, Columns, readable
 
 VEGALITE = "application/vnd.vegalite.v5+json"
 VEGA = "application/vnd.vega.v5+json"
+SAFE = ",;:/()=+*!?@"  # what a data URI need not encode
 VL_VERSION = "5.20"  # of the PNG and of the exported page; JupyterLab brings its own
 
 
@@ -26,14 +28,33 @@ def show(chart: alt.TopLevelMixin) -> None:
 
 
 def show_table(table: pd.DataFrame, known: Columns = READABLE) -> None:
-    """Display a table for readers (see `analysis.tables.readable`), without row numbers."""
-    show_text(readable(table, known))
+    """Display a table for readers (see `analysis.tables.readable`), without row numbers, and its
+    values to be saved as CSV: numbers as they are, under their names in the code."""
+    values = {}
+    for column, (_, text) in known.items():
+        for name in (column, f"{column}_min", f"{column}_max"):
+            if name in table:
+                number = pd.api.types.is_numeric_dtype(table[name])
+                values[name] = table[name] if number else table[name].map(text, "ignore")
+    _show(readable(table, known), pd.DataFrame(values))
 
 
 def show_text(table: pd.DataFrame) -> None:
-    """Display a table as it is, without row numbers."""
-    html = table.to_html(index=False, border=0)
+    """Display a table as it is, without row numbers, and to be saved as CSV."""
+    _show(table, table)
+
+
+def _show(table: pd.DataFrame, values: pd.DataFrame) -> None:
+    html = table.to_html(index=False, border=0) + "\n" + csv_link(values)
     display({"text/html": html, "text/plain": table.to_string(index=False)}, raw=True)
+
+
+def csv_link(table: pd.DataFrame) -> str:
+    """The HTML of a link that saves `table` as a CSV file, which it holds: it needs neither a
+    kernel nor a network. Numbers have six digits."""
+    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    file = f"data:text/csv;charset=utf-8,{quote(text, safe=SAFE)}"
+    return f'<p><a download="table.csv" href="{file}">Save as CSV</a></p>'
 
 
 def mimebundle(chart: alt.TopLevelMixin) -> dict:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.battles import Battle, at_once, record_with
+from analysis.battles import at_once, record_with
 from analysis.branches import Point, at_points, branch, spread_points
 from analysis.each import Runs, each_snapshot
-from analysis.events import epsilon_at
+from analysis.events import epsilon_at, exploring_battles
 from analysis.kept import key
 from analysis.snapshots import Snapshots
 from analysis.tables import at_the_end, mean_curves
@@ -45,16 +45,21 @@ def calibration(
 
     Raises UserError where the run's backend is missing or cannot put a battle back.
     """
-    home: dict[str, list[Point]] = {}
+    home: dict[str, tuple[list[Point], np.ndarray]] = {}
 
-    def moments(run: Snapshots, env_steps: int) -> list[Point]:
-        if exploring:
-            return spread_points(exploring_battles(run, env_steps, seed), points, seed)
+    def moments(run: Snapshots, env_steps: int) -> tuple[list[Point], np.ndarray]:
+        """The points, and ``Q_offline`` there."""
         first = min(run.files)
-        if (pretrained := key(run.files[first])) not in home:
+        pretrained = key(run.files[first], run.offline_file)
+        if not exploring and pretrained in home:
+            return home[pretrained]
+        if exploring:
+            battles = exploring_battles(run, env_steps, seed=seed)
+        else:
             c, q = run.config, run.network(first)
             battles = record_with(q, c, "epsilon_greedy", 0.0, BATTLES, seed)
-            home[pretrained] = spread_points(battles, points, seed)
+        there = spread_points(battles, points, seed)
+        home[pretrained] = there, at_points(run.offline(), there)[1]
         return home[pretrained]
 
     def measure(run: Snapshots, env_steps: int) -> dict[str, float]:
@@ -62,12 +67,12 @@ def calibration(
         with closing(make_env(c.task, c.backend, at_once(c))) as env:
             if not env.exact_state:
                 raise RunError(f"{c.backend} cannot put a battle back: nothing can branch from it")
-            there = moments(run, env_steps)
+            there, remembered = moments(run, env_steps)
             got = branch(run.network(env_steps), env, there, branches, c.gamma, seed)
         returns = got.returns.mean(1)
         found = against(got.q_tot, returns) | {"cut": float(got.cut.mean())}
-        error = at_points(run.offline(), there)[1] - returns
-        return found | by_thirds("remembered_error", error, [third(p) for p in there])
+        thirds = [third(p) for p in there]
+        return found | by_thirds("remembered_error", remembered - returns, thirds)
 
     def depends(run: Snapshots, env_steps: int) -> list[str | float | Path]:
         c = run.config
@@ -84,12 +89,6 @@ def calibration(
     return found if not exploring else found.rename(
         columns={column: f"{column}_exploring" for column in found.columns[2:]}
     )  # fmt: skip
-
-
-def exploring_battles(run: Snapshots, env_steps: int, seed: int = 0) -> list[Battle]:
-    """Battles of a snapshot that explores as its run did at that time."""
-    c, q = run.config, run.network(env_steps)
-    return record_with(q, c, c.exploration, float(epsilon_at(c, env_steps)), BATTLES // 2, seed)
 
 
 def third(point: Point) -> int:
@@ -123,7 +122,7 @@ def who_is_calibrated(table: pd.DataFrame) -> str:
         return "Every mean return is 0: there is nothing that a bias could be a share of."
     parts = [
         f"{name} {'over' if r.bias > 0 else 'under'}-estimates by {abs(100 * r.bias):.0f} % of the "
-        f"mean return (rank {r['rank']:.2f}, lowest {r.rank_min:.2f})"
+        f"mean return (rank {r['rank']:.2f}, lowest asked {r.rank_min:.2f})"
         for name, r in at_the_end(table, ["bias", "rank"]).set_index("name").iterrows()
     ]
     return (

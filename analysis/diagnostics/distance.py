@@ -68,7 +68,7 @@ def who_tells_apart(table: pd.DataFrame) -> str:
     """How much of the first gap each algorithm keeps, where one agent does something else."""
     first = mean_curves(table, "gap_1")["mean"].iloc[0]
     said = [
-        f"{name} {r.gap_1:.2f} (lowest {r.gap_1_min:.2f})"
+        f"{name} {r.gap_1:.2f} (lowest asked {r.gap_1_min:.2f})"
         for name, r in at_the_end(table, ["gap_1"]).set_index("name").iterrows()
     ]
     return (

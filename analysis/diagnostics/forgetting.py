@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
 from analysis.answers import seeds_each
+from analysis.charts.theme import label
 from analysis.tables import WHO, lines, measured, named, per_cent
 
 NUMBERS = ["first", "lowest", "lowest_at", "last", "retention", "regained", "lost"]
@@ -63,6 +66,36 @@ def who_forgets(numbers: pd.DataFrame) -> str:
         for r in numbers.sort_values("lost").itertuples()
     ]
     return f"Against the win rate at the start ({seeds_each(numbers.seeds)}), {'; '.join(said)}."
+
+
+def in_numbers(numbers: pd.DataFrame) -> str:
+    """Where each algorithm's ``Q_tot`` of the fixed battles and its wins began and ended; the table
+    as from `analysis.tables.summary`."""
+    rows = numbers.dropna(subset="q")
+    if rows.empty:
+        return "No run has fixed battles that ended: there is no value to follow."
+    said = []
+    for who, mine in rows.groupby(list(WHO), sort=False):
+        first, last = mine.iloc[0], mine.iloc[-1]
+        said.append(f"{named(*who)} {first.q:.2f} → {last.q:.2f} (wins {100 * first.win:.0f} → "
+                    f"{per_cent(last.win)})")  # fmt: skip
+    returns = ", ".join(f"{mc:.2f}" for mc in rows.mc.unique())
+    return (
+        f"`Q_tot` of the fixed battles, at the start and at the end: {'; '.join(said)}. What these "
+        f"battles returned: {returns}."
+    )
+
+
+def who_fell(table: pd.DataFrame, run: str | Path, env_steps: int) -> str:
+    """How deep a run had fallen at a snapshot; the table as from `drift.replayed_curves`."""
+    rows = table[(table.run == str(run)) & (table.phase == "online")].sort_values("env_steps")
+    first, then = rows.iloc[0], rows[rows.env_steps == env_steps].iloc[0]
+    return (
+        f"Of all snapshots, the one furthest below its start is "
+        f"{label(first.algorithm)}'s (seed {first.seed}) after {env_steps:,} steps: from "
+        f"{per_cent(first.test_win_rate)} to {per_cent(then.test_win_rate)} of test battles. It "
+        "plays below."
+    )
 
 
 def highest_curve(table: pd.DataFrame) -> str:

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
-from analysis.diagnostics.calibration import BATTLES, by_thirds, exploring_battles
+from analysis.battles import td_target
+from analysis.diagnostics.calibration import BATTLES, by_thirds
 from analysis.each import Runs, each_snapshot
-from analysis.events import epsilon_at, lambda_at
+from analysis.events import epsilon_at, exploring_battles, lambda_at
 from analysis.prices import batched
 from analysis.snapshots import Snapshots
 from analysis.tables import at_the_end, per_cent
 from ovmse.method.algorithms import ALGORITHMS
-from ovmse.method.learner import Learner
 from ovmse.runs.reading import RunError, find_runs
-from ovmse.training.phase import online_settings
 
 
 def audit(
@@ -31,18 +29,16 @@ def audit(
     `binds_3`.
 
     Over all steps of battles recorded anew, in which the snapshot explores as the run did at that
-    time; y is the run's TD(λ) target of eq. 8, the snapshot being its own target network. Raises
-    RunError if no run has a memory.
+    time; y is the run's TD(λ) target (`battles.td_target`). Raises RunError if no run has a memory.
     """
     having = [p for p in find_runs(runs) if has_memory(Snapshots(p).config.algorithm)]
     if not having:
         raise RunError("none of these runs has a memory: nothing can bind")
 
     def measure(run: Snapshots, env_steps: int) -> dict[str, float]:
-        _, episodes, batch = batched(exploring_battles(run, env_steps, seed))
+        _, episodes, batch = batched(exploring_battles(run, env_steps, seed=seed))
         q, filled = run.network(env_steps), batch.filled
-        with torch.no_grad():
-            y = Learner(q, online_settings(run.config), 0).td_target(batch, q.q_values(batch))
+        y = td_target(q, batch, run.config)
         above = (run.offline().q_tot_taken(batch) - y)[filled].numpy()
         thirds = np.concatenate([3 * np.arange(e.length) // e.length for e in episodes])
         lift = lambda_at(run.config, env_steps) * above.clip(0)

@@ -75,7 +75,8 @@ def _column(table: pd.DataFrame, name: str) -> pd.Series:
 
 
 def at_the_lowest(table: pd.DataFrame) -> pd.DataFrame:
-    """Each algorithm where its snapshots win least after the start, mean over its runs: `first`
+    """Each algorithm where those of its snapshots that were asked win least after the start (its
+    lowest test may lie between them), mean over its runs: `first`
     and `win`, `env_steps`, `q_change` (of the fixed battles that ended), the rivals' numbers,
     `over` and `over_exploring`. The table as from `with_rivals`; who fell least stands first.
     Raises RunError where no run was measured after the start.
@@ -138,6 +139,7 @@ def verdict(agrees: float) -> str:
 def why(low: pd.DataFrame, found: pd.DataFrame) -> str:
     """The sentence of the section, from `at_the_lowest` and `evidence`."""
     said = [_one(low.iloc[n]) for n in ([0] if len(low) == 1 else [-1, 0])]
+    said[0] = f"At the snapshots asked at which a run wins least: {said[0]}"
     for heading, name in (("goes with the fall", "goes with the fall"),
                           ("speaks against", "does not")):  # fmt: skip
         some = found[found.verdict == heading].sort_values("goes", key=abs, ascending=False)

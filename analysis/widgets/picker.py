@@ -17,13 +17,18 @@ from ovmse.runs.files import PROJECT, RUNS
 from ovmse.runs.listing import ListedRun, list_runs
 
 SHOWN = 12  # lines of the list before it scrolls
+LOOK = """<style>
+.runs option, pre.runs { font: 13px "DejaVu Sans Mono", Menlo, Consolas, monospace; }
+pre.runs { margin: 0; padding: 0 4px; font-weight: bold; background: none; }
+</style>"""  # letters of one width, so that the heading stands over its columns
 
 
-def pick_runs(*folders: str | Path) -> None:
+def pick_runs(*folders: str | Path, one: bool = False) -> None:
     """Lists the runs of `folders` (by default those made here, then the shipped ones).
 
     They can be marked, and the line to put into the parameters cell stands below: what the notebook
-    shows is always what that cell says. Where no person is in front to mark any, nothing is shown.
+    shows is always what that cell says. one: whether it looks at `run`, one of its `runs`. Where no
+    person is in front to mark any, nothing is shown.
     """
     if not has_front_end():
         return
@@ -34,23 +39,30 @@ def pick_runs(*folders: str | Path) -> None:
     if not runs:
         print("There are no runs yet: notebook 01_train makes one.")
         return
-    rows = [tuple(_row(run).values()) for run in runs]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    texts = ["  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)) for row in rows]
+    rows = [_row(run) for run in runs]
+    table = [tuple(rows[0]), *(tuple(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    heading, *texts = [
+        "  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)) for row in table
+    ]
     choice = SelectMultiple(options=list(zip(texts, runs, strict=True)), rows=min(SHOWN, len(runs)))
     choice.layout.width = "690px"
-    choice.style.font_family = "monospace"
-    line = HTML()
+    choice.add_class("runs")
+    head, line = HTML(f'{LOOK}<pre class="runs">{heading}</pre>'), HTML()
 
     def say(_: object = None) -> None:
         places = [_place(run.path) for run in choice.value]
         given = repr(places[0] if len(places) == 1 else places)
-        into = f"Put into the parameters cell: <code>runs = {escape(given)}</code>"
-        line.value = into if places else "Mark one run or several."
+        line.value = f"Put into the parameters cell: <code>runs = {escape(given)}</code>"
+        if not places:
+            line.value = "Mark one run or several: the line for the parameters cell is then here."
+        elif one and len(places) > 1:
+            name = escape(repr(choice.value[0].path.name))
+            line.value += f" and <code>run = {name}</code>, or another of these names"
 
     choice.observe(say, "value")
     say()
-    display(VBox([choice, line]))
+    display(VBox([head, choice, line]))
 
 
 def _row(run: ListedRun) -> dict[str, str]:
@@ -61,7 +73,7 @@ def _row(run: ListedRun) -> dict[str, str]:
         "task": run.task,
         "seed": "" if run.seed is None else str(run.seed),
         "last win rate": "" if run.test_win_rate is None else per_cent(run.test_win_rate),
-        "written": time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() - run.age)),
+        "date": time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() - run.age)),
         "folder": _place(run.path),
     }
 

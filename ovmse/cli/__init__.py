@@ -1,1 +1,1 @@
-"""The command line: ``app`` has the commands, ``terminal`` what they show."""
+"""The command line: ``app`` and ``data`` have the commands, ``terminal`` what they show."""

@@ -1,51 +1,32 @@
 """The command line: ``ovmse train``, ``sweep``, ``runs``, ``data`` and ``doctor``."""
 
+# What is heavy loads within a command: `ovmse doctor` is for machines where it may not load at all.
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ovmse.cli.terminal import reading, show_plan, show_runs, show_sweep, show_training, stoppable
-from ovmse.config import Config
-from ovmse.datasets.dataset import check_source, data_folder
-from ovmse.datasets.hdf5 import load_dataset
-from ovmse.envs import BACKENDS
+from ovmse.cli.data import data
+from ovmse.cli.options import (
+    MOST_SECONDS,
+    MOST_WORKERS,
+    Task,
+    one_sentence,
+    parameters_given,
+    path_argument,
+    path_option,
+    settings_given,
+)
 from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS
-from ovmse.runs.files import RUNS, named_path
-from ovmse.runs.listing import STATUSES, list_runs, within
-from ovmse.sweep.engine import default_workers
-from ovmse.sweep.engine import sweep as run_sweep
-from ovmse.sweep.estimate import estimate
-from ovmse.sweep.grid import MAX_RUNS, grid_value, load_grid, plan
-from ovmse.training import train as train_run
+from ovmse.runs.files import RUNS
+from ovmse.runs.listing import STATUSES
+from ovmse.sweep import MAX_RUNS
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
-data = typer.Typer(no_args_is_help=True, help="Offline datasets: make one, look at one.")
 app.add_typer(data, name="data")
-
-
-def given_path(text: str) -> Path:
-    """A path as it was typed: a shell expands no `~` in `--out=~/x`."""
-    with one_sentence():
-        return named_path(text)
-
-
-path_argument = partial(typer.Argument, parser=given_path)
-path_option = partial(typer.Option, parser=given_path, metavar="PATH")
-
-# What an option can bear: episodes are held in memory, 0.1 MB each, and a worker takes 1.2 GB.
-MOST_EPISODES, MOST_WORKERS, MOST_SECONDS = 100_000, 256, 1e9
-
-Task = Annotated[str, typer.Option(help="The map, such as 2s3z.")]
-Backend = Annotated[str, typer.Option(help=f"One of {', '.join(BACKENDS)}.")]
 
 
 @app.command()
@@ -58,7 +39,7 @@ def train(
     algorithm: Annotated[str, typer.Option(help=f"One of {', '.join(ALGORITHMS)}.")] = "ovmse",
     task: Task = "2s3z",
     dataset: Annotated[
-        str, typer.Option(help="medium, medium_replay, or an HDF5 file.")
+        str, typer.Option(help="medium, medium_replay, an HDF5 file or a vault.")
     ] = "medium",
     preset: Annotated[str, typer.Option(help="tiny, quick or paper.")] = "quick",
     seed: Annotated[int, typer.Option(help="One seed for both phases.")] = 0,
@@ -70,6 +51,10 @@ def train(
 
     Example: ovmse train runs/mine/ovmse_0 --algorithm ovmse --seed 0 mixing_ratio=0.1
     """
+    from ovmse.cli.terminal import show_training
+    from ovmse.config import Config
+    from ovmse.training import train as train_run
+
     with one_sentence():
         given = settings_given(settings)
         named = ("algorithm", "task", "dataset", "preset", "seed")
@@ -131,6 +116,12 @@ def sweep(
 
     Example: ovmse sweep notebooks/grids/figure1.yaml -p seed=0..2 --dry-run
     """
+    from ovmse.cli.terminal import show_plan, show_sweep, stoppable
+    from ovmse.sweep.engine import default_workers
+    from ovmse.sweep.engine import sweep as run_sweep
+    from ovmse.sweep.estimate import estimate
+    from ovmse.sweep.grid import load_grid, plan
+
     with one_sentence(), stoppable():
         read = load_grid(grid)
         name = "_".join(filter(None, [grid.stem, scale or next(iter(read.scales), "")]))
@@ -170,7 +161,9 @@ def runs(
 
     Example: ovmse runs runs/figure1_quick --status done --export runs.parquet
     """
-    from ovmse.runs.tables import export, metrics_table  # pandas: only here
+    from ovmse.cli.terminal import show_runs
+    from ovmse.runs.listing import list_runs, within
+    from ovmse.runs.tables import export, metrics_table
 
     with one_sentence():
         if status is not None and status not in STATUSES:
@@ -209,176 +202,3 @@ def doctor(
     print(checks.as_json(findings) if as_json else checks.as_text(findings))
     if any(finding.state == checks.WRONG for finding in findings):
         raise typer.Exit(1)
-
-
-@data.command("make")
-def make(
-    task: Task = "2s3z",
-    quality: Annotated[str, typer.Option(help="medium or medium_replay.")] = "medium",
-    backend: Backend = "smax",
-    out: Annotated[
-        Path | None, path_option(help="The file; else where --dataset QUALITY finds it.")
-    ] = None,
-    ladder: Annotated[
-        Path | None, path_option(help="A folder of policies; else the shipped one of the map.")
-    ] = None,
-    episodes: Annotated[int, typer.Option(min=1, max=MOST_EPISODES, help="Battles.")] = 2_000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the battles.")] = 0,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the file if it is there.")
-    ] = False,
-) -> None:
-    """Collects a dataset from a map's ladder of policies and writes it with its card beside it.
-
-    medium: battles of the policy that did about half as well as the best of its training.
-    medium_replay: battles of every policy until then, exploring as the training did. Works for
-    2s3z, 3s5z, 5m_vs_6m and 6h_vs_8z; a few minutes each.
-    """
-    from ovmse.datasets.card import write_card
-    from ovmse.ladders import make_dataset
-
-    with one_sentence():
-        known_backend(backend)
-        out = out or data_folder(backend) / f"{task}_{quality}.h5"
-        if out.suffix not in (".h5", ".hdf5"):
-            raise UserError(f"out: got {str(out)!r}, allowed: a file that ends in .h5")
-        if out.exists() and not force:
-            raise UserError(f"{out} is there already; --force replaces it")
-        show_training(make_dataset(task, quality, out, ladder, episodes, seed, backend))
-        card = out.with_suffix(".md")
-        write_card(load_dataset(out.resolve()), card)
-        print(f"The dataset is {out}, its card {card}.")
-
-
-@data.command()
-def ladder(
-    task: Task = "2s3z",
-    backend: Backend = "smax",
-    out: Annotated[
-        Path | None, path_option(help="The folder; else where data make finds it.")
-    ] = None,
-    work_dir: Annotated[Path | None, path_option(help="Where the training is kept.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace the ladder there.")] = False,
-) -> None:
-    """Trains QMIX from scratch and keeps eleven policies that it passed through.
-
-    Takes from 10 minutes (6h_vs_8z) to an hour. The training is resumed in the work folder.
-    """
-    from ovmse.datasets.dataset import ladder_folder
-    from ovmse.ladders import make_ladder
-
-    with one_sentence():
-        known_backend(backend)
-        out = out or ladder_folder(task, backend)
-        name = task if backend == "smax" else f"{task}_{backend}"
-        work_dir = work_dir or RUNS / "ladders" / f"{name}_seed{seed}"
-        if (out / "ladder.json").exists() and not force:
-            raise UserError(f"{out} holds a ladder already; --force replaces it")
-        show_training(make_ladder(task, out, work_dir, seed, backend))
-        print(f"The ladder is {out}.")
-
-
-@data.command()
-def info(
-    name: Annotated[str, typer.Argument(help="A shipped dataset, such as 2s3z_medium, or a file.")],
-    backend: Backend = "smax",
-) -> None:
-    """Prints what a dataset holds, as JSON; what is wrong with it stands under "warnings"."""
-    from ovmse.datasets.audit import audit
-
-    with one_sentence():
-        known_backend(backend)
-        with reading() as progress:
-            dataset = load_dataset(name, backend=backend, progress=progress)
-        found = audit(dataset)
-        print(json.dumps(found.numbers | {"warnings": found.warnings}, indent=1))
-
-
-@data.command()
-def convert(
-    source: Annotated[
-        Path, path_argument(help="A vault's folder ({map}.vlt/{uid}) or an HDF5 file.")
-    ],
-    quality: Annotated[str, typer.Option(help="Its quality, such as medium.")],
-    task: Task = "2s3z",
-    backend: Backend = "smac",
-    out: Annotated[
-        Path | None, path_option(help="The file; else where --dataset QUALITY finds it.")
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the file if it is there.")
-    ] = False,
-) -> None:
-    """Writes a public dataset as one compressed HDF5 file in CFCQL's layout, with its card.
-
-    Example: ovmse data convert vaults/og_marl/smac_v1/2s3z.vlt/Good --task 2s3z --quality good
-    """
-    from ovmse.datasets.card import write_card
-    from ovmse.datasets.hdf5 import write_dataset
-    from ovmse.envs.base import EnvSpec
-
-    with one_sentence():
-        known_backend(backend)
-        out = out or data_folder(backend) / f"{task}_{quality}.h5"
-        if out.exists() and not force:
-            raise UserError(f"{out} is there already; --force replaces it")
-        with reading() as progress:
-            read = load_dataset(source, progress=progress)
-        spec = EnvSpec(
-            task, backend, read.n_agents, read.n_actions, read.obs_size, read.state_size,
-            read.episode_limit,
-        )  # fmt: skip
-        check_source(source, read.attrs, task, backend)
-        origin = {"quality": quality, "source": source.name, "source_sha256": read.checksum}
-        write_dataset(out, read.episodes, spec, origin)
-        card = out.with_suffix(".md")
-        write_card(load_dataset(out.resolve()), card)
-        print(f"The dataset is {out}, its card {card}.")
-
-
-def known_backend(name: str) -> None:
-    """Raises UserError for a backend that is none."""
-    if name not in BACKENDS:
-        raise UserError(f"--backend: got {name!r}, allowed: {', '.join(BACKENDS)}")
-
-
-def settings_given(texts: list[str] | None) -> dict[str, str]:
-    """What NAME=VALUE says, each name once."""
-    given: dict[str, str] = {}
-    for name, value in map(_setting, texts or []):
-        if name in given:
-            raise UserError(f"{name}: got it twice")
-        given[name] = value
-    return given
-
-
-def parameters_given(texts: list[str] | None) -> dict[str, Any]:
-    """What -p NAME=VALUES says, with values as a grid file has them."""
-    given: dict[str, Any] = {}
-    for name, value in map(_setting, texts or []):
-        if name in given or not value:
-            what = "it twice; give a list, such as [0, 1]" if value else "no value"
-            raise UserError(f"{name}: got {what}")
-        given[name] = grid_value(name, value)
-    return given
-
-
-def _setting(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"got {text!r}, allowed: NAME=VALUE, such as seed=1")
-    return name, value
-
-
-@contextmanager
-def one_sentence(program: str = "ovmse") -> Iterator[None]:
-    """What a user can cause ends in one sentence and exit code 2, without a traceback."""
-    try:
-        yield
-    except (UserError, OSError) as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        print(f"{program}: stopped; the same command continues", file=sys.stderr)
-        raise typer.Exit(130) from None

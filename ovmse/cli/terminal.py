@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -18,7 +18,9 @@ from ovmse.runs.listing import ListedRun, read_record
 from ovmse.sweep.estimate import Estimate
 from ovmse.sweep.grid import Plan
 from ovmse.sweep.progress import HEADER, SweepProgress
-from ovmse.training import Progress as Event
+
+if TYPE_CHECKING:
+    from ovmse.training import Progress as Event
 
 PLAIN_INTERVAL = 60.0  # seconds between two lines of how things stand
 

@@ -30,6 +30,11 @@ MEANINGS = {
     ),
 }
 
+CONVERTED = (
+    "Battles of another project's dataset (see `source` below), converted by `ovmse data convert`; "
+    "what its quality means is said there."
+)
+
 # Attributes that the card shows elsewhere than under "How it was made".
 _SHOWN = {"command", "format", "episodes", "transitions", "episode_limit"}
 _SHOWN |= {"n_agents", "n_actions", "obs_size", "state_size"}
@@ -109,12 +114,18 @@ def write_card(dataset: Dataset, path: str | Path) -> Path:
         ("SHA-256", f"`{s['sha256']}`"),
     ]
     made = [(name, value) for name, value in sorted(attrs.items()) if name not in _SHOWN]
-    backend = str(attrs.get("backend", "smax"))
-    shipped = dataset.path.parent.resolve() == data_folder(backend).resolve()
+    folder, vault = dataset.path.parent.resolve(), dataset.path.is_dir()
+    backend = "smax" if folder == data_folder("smax").resolve() else folder.name
+    shipped = folder == data_folder(backend).resolve() and not vault
     name = dataset.path.stem if shipped else dataset.path.name
+    if vault:
+        name = f"{folder.name}/{name}"
     other = f', backend="{backend}"' if shipped and backend != "smax" else ""
     task = f" of {attrs['task']} on {attrs['backend']}" if {"task", "backend"} <= set(attrs) else ""
-    meaning = MEANINGS.get(str(attrs.get("quality")))
+    # What others publish under the same word was made otherwise.
+    meaning = MEANINGS.get(str(attrs.get("quality"))) if "format" in attrs else None
+    if "source" in attrs:
+        meaning = CONVERTED
     recorded = "The file records nothing more."
     if made:
         recorded = markdown_table(["recorded", "value"], made)
@@ -139,12 +150,16 @@ from ovmse.datasets import load_dataset
 dataset = load_dataset("{name}"{other})
 ```
 
-Or with any HDF5 reader: CFCQL's layout, zero-padded to {dataset.episode_limit + 1} rows; `filled`
-marks the real rows, the last of which is the bootstrap row.
+{_AS_VAULT if vault else _AS_HDF5.format(rows=dataset.episode_limit + 1)}
 """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
+
+
+_AS_HDF5 = """Or with any HDF5 reader: CFCQL's layout, zero-padded to {rows} rows; `filled`
+marks the real rows, the last of which is the bootstrap row."""
+_AS_VAULT = "By the path of its folder; or with OG-MARL's own tools."
 
 
 def _command(command: Any) -> str:

@@ -72,7 +72,8 @@ def dataset_path(task: str, dataset: str, backend: str) -> Path:
     if is_vault(vault) and not (folder / f"{name}.h5").is_file():
         return vault
     if not (folder / f"{name}.h5").is_file():
-        held = sorted(p.stem.removeprefix(f"{task}_") for p in folder.glob(f"{task}_*.h5"))
+        held = [p.stem.removeprefix(f"{task}_") for p in folder.glob(f"{task}_*.h5")]
+        held = sorted([*held, *(p.name for p in folder.glob(f"{task}.vlt/*") if is_vault(p))])
         hint = did_you_mean(dataset.removeprefix(f"{task}_"), held)
         raise DatasetError(
             f"dataset: got {dataset!r}, allowed for {task} on {backend}: "

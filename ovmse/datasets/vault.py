@@ -15,6 +15,7 @@ size.
 Nothing bootstraps from the end of a battle that ended, so its last row is repeated there. Of a
 battle that was cut, the last row is the bootstrap row, and its last step is lost. SMAC's vaults
 call every end terminal: a battle as long as the map's limit (by the folder's name) counts as cut.
+Ours (``vault_writing.py``) mark their cut battles, and say so under ``OURS`` in the metadata.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from ovmse.datasets.dataset import (
 from ovmse.envs.base import EnvSpec
 from ovmse.envs.smac_units import LIMITS
 from ovmse.episodes import Episode
+from ovmse.runs.files import read_json
 
 AXES = {
     "observations.": "1Tno",
@@ -46,7 +48,8 @@ AXES = {
     "infos.legals.": "1TnA",
     "infos.state.": "1TS",
 }
-INDEX = "vault_index"
+INDEX, METADATA = "vault_index", "metadata.json"
+OURS = "ovmse"
 READ_BYTES = 2**23
 # Longer than this no battle is: a stream without ends would be read into memory whole.
 MOST_STEPS = 100_000
@@ -67,9 +70,10 @@ def read_vault(
     """
     checksum = file_checksum(path)
     arrays, total = _opened(path)
-    attrs: dict[str, Any] = {}
+    ours = read_json(path / METADATA).get(OURS)
+    attrs = dict(ours) if isinstance(ours, dict) else {}
     if task := vault_task(path):
-        attrs = {"task": task, "backend": "smac" if task in LIMITS else "unknown"}
+        attrs |= {"task": task, "backend": "smac" if task in LIMITS else "unknown"}
     sizes = {
         "n_agents": int(arrays["observations."].shape[2]),
         "n_actions": int(arrays["infos.legals."].shape[3]),
@@ -79,10 +83,11 @@ def read_vault(
     if spec is not None:
         check_task(path, spec, attrs if task in LIMITS else {}, sizes)
     limit = LIMITS.get(task, 0)
+    unmarked = 0 if isinstance(ours, dict) else limit
     episodes: list[Episode] = []
     for battle in _battles(path, arrays, total, progress):
         where = f"{path}: episode {len(episodes)}"
-        if (episode := _episode(where, battle, limit)) is not None:
+        if (episode := _episode(where, battle, unmarked)) is not None:
             episodes.append(checked(where, episode))
     if not episodes:
         raise DatasetError(f"{path} holds no episodes")
@@ -97,21 +102,37 @@ def read_vault(
     )
 
 
-def _opened(path: Path) -> tuple[dict[str, Any], int]:
-    """The arrays, and how many steps they hold; raises DatasetError."""
+def tensorstore_for(path: Path) -> Any:
+    """The module; raises DatasetError where it is missing."""
     try:
         import tensorstore
     except ImportError:
         raise DatasetError(
-            f"{path} is a vault: reading it needs tensorstore (pip install tensorstore)"
+            f"{path} is a vault, which needs tensorstore (pip install tensorstore)"
         ) from None
+    return tensorstore
+
+
+def array_spec(path: Path, name: str) -> dict[str, Any]:
+    """Where an array of a vault lies, in tensorstore's words."""
+    store = {"driver": "ocdbt", "base": path.resolve().as_uri() + "/", "path": name}
+    return {"driver": "zarr", "kvstore": store}
+
+
+def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Rows after rows, of every array of ``AXES``."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in AXES}
+
+
+def _opened(path: Path) -> tuple[dict[str, Any], int]:
+    """The arrays, and how many steps they hold; raises DatasetError."""
+    tensorstore = tensorstore_for(path)
 
     def opened(name: str) -> Any:
-        store = {"driver": "ocdbt", "base": path.resolve().as_uri() + "/", "path": name}
         try:
-            return tensorstore.open({"driver": "zarr", "kvstore": store}, read=True).result()
+            return tensorstore.open(array_spec(path, name), read=True).result()
         except (ValueError, OSError, RuntimeError) as error:
-            raise DatasetError(f"{path} lacks {name} or is damaged ({_first(error)})") from None
+            raise DatasetError(f"{path} lacks {name} or is damaged ({first_line(error)})") from None
 
     arrays = {name: opened(name) for name in AXES}
     size = {"1": 1}
@@ -141,10 +162,11 @@ def _read(path: Path, name: str, view: Any) -> np.ndarray:
     try:
         return np.asarray(view.read().result())
     except (ValueError, OSError, RuntimeError) as error:
-        raise DatasetError(f"{path}: {name} is damaged ({_first(error)})") from None
+        raise DatasetError(f"{path}: {name} is damaged ({first_line(error)})") from None
 
 
-def _first(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What tensorstore says, in short."""
     return (str(error).splitlines() or [""])[0][:200]
 
 
@@ -163,7 +185,7 @@ def _battles(
         over = (block["terminals."] != 0).any(1) | (block["truncations."] != 0).any(1)
         begin = 0
         for end in (np.flatnonzero(over) + 1).tolist():
-            yield _joined([*kept, {name: a[begin:end] for name, a in block.items()}])
+            yield joined([*kept, {name: a[begin:end] for name, a in block.items()}])
             kept, begin = [], end
         if begin < len(over):
             kept.append({name: a[begin:].copy() for name, a in block.items()})
@@ -172,11 +194,7 @@ def _battles(
         if progress is not None:
             progress(min(start + count, total), total)
     if kept:
-        yield _joined(kept)
-
-
-def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in AXES}
+        yield joined(kept)
 
 
 def _episode(where: str, rows: dict[str, np.ndarray], limit: int) -> Episode | None:

@@ -13,57 +13,22 @@ begin new battles in the games that run. Which battles wait depends on the machi
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import select
-import signal
-import socket
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ovmse.envs import smac_worker as wire
 from ovmse.envs.base import EnvSpec, Frame, Step
+from ovmse.envs.smac_game import ACTING, IDLE, READY, STARTING, Failed, Game
 from ovmse.envs.smac_setup import versions
 from ovmse.envs.smac_units import MAPS, PLAIN_MAP, action_names, decoder, state_size
 from ovmse.errors import UserError
 
 SMAC_MAPS = tuple(MAPS)
-STEP_SECONDS = 60.0  # a game that is silent for longer within a step hangs
-LAUNCH_SECONDS = 300.0  # or while it starts, or begins a battle
-CLOSE_SECONDS = 10.0
+CLOSE_SECONDS = 10.0  # for all games together to end by themselves
 MOST_FAILURES = 5  # of one game, in a row: without a battle played to its end in between
-MODULE = "ovmse.envs.smac_worker"
-# A child: starts; waits for its first command; begins a battle; waits for actions; plays a step.
-STARTING, IDLE, BEGINNING, READY, ACTING = range(5)
-
-
-class _Failed(Exception):
-    """A battle is lost; says why."""
-
-
-@dataclass
-class _Game:
-    """One child process: what it is at, until when, and the seed of its game."""
-
-    process: subprocess.Popen
-    channel: socket.socket
-    deadline: float
-    stage: int = STARTING
-    seed: int = 0
-    patience: float = 0.0  # the channel's time-out; setting it costs a system call
-
-    def wait(self, seconds: float) -> None:
-        """What is sent and read next may take so long."""
-        if seconds != self.patience:
-            self.channel.settimeout(seconds)
-            self.patience = seconds
 
 
 class SmacEnv:
@@ -83,14 +48,14 @@ class SmacEnv:
         self._failed_starts = 0  # not reported yet
         self._version, self._geometry = "", list(PLAIN_MAP)
         self._sizes: dict[str, int] = {}
-        self._games: list[_Game | None] = [None] * num_envs
+        self._games: list[Game | None] = [None] * num_envs
         self._started = False
         try:
             for slot in range(num_envs):  # side by side
-                self._spawn(slot)
+                self._games[slot] = Game(task)
             for slot in range(num_envs):
                 self._hear(slot)
-        except _Failed as error:
+        except Failed as error:
             self.close()
             raise UserError(f"StarCraft II cannot be started: {error}") from None
         except BaseException:
@@ -119,7 +84,7 @@ class SmacEnv:
             elif game.stage in (IDLE, READY):
                 try:
                     self._begin(slot)
-                except _Failed as error:
+                except Failed as error:
                     self._failed_starts += 1
                     self._lose(slot, str(error))
         while waiting := self._waiting():
@@ -127,9 +92,10 @@ class SmacEnv:
         return self._frame()
 
     def step(self, actions: np.ndarray) -> Step:
-        """actions ``[E, N]`` int. Raises ValueError before ``reset``, on a wrong shape and on an
-        action that is not available; UserError where a game has failed too often in a row."""
-        if not self._started:
+        """actions ``[E, N]`` int. Raises ValueError before ``reset`` and after a step that was
+        interrupted, on a wrong shape and on an action that is not available; UserError where a game
+        has failed too often in a row."""
+        if not self._started or any(game and game.stage == ACTING for game in self._games):
             raise ValueError("call reset() before step()")
         actions = np.asarray(actions)
         if actions.shape != (self.num_envs, self.spec.n_agents):
@@ -139,22 +105,19 @@ class SmacEnv:
             )
         acting = [s for s, game in enumerate(self._games) if game and game.stage == READY]
         self._require_available(actions, acting)
-        deadline = time.monotonic() + STEP_SECONDS
         bodies = np.zeros((self.num_envs, wire.command_size(self._sizes) - 1), np.uint8)
         bodies[:, : self.spec.n_agents] = actions
         lost: dict[int, str] = {}
         for slot in acting:
             try:
-                self._send(slot, wire.STEP + bodies[slot].tobytes(), ACTING, STEP_SECONDS)
-            except _Failed as error:
+                self._game(slot).act(bodies[slot].tobytes())
+            except Failed as error:
                 lost[slot] = str(error)
         for slot in acting:
             try:
                 if slot not in lost:
-                    # One that is silent makes the others' silence last no longer.
-                    late = time.monotonic() > deadline
-                    self._receive(slot, 1e-3 if late else STEP_SECONDS)
-            except _Failed as error:
+                    self._game(slot).receive(self._views[slot])
+            except Failed as error:
                 lost[slot] = str(error)
         for slot, reason in lost.items():
             self._lose(slot, reason)
@@ -170,7 +133,7 @@ class SmacEnv:
         )
         for slot in np.flatnonzero(terminated | truncated).tolist():
             self._failures[slot] = 0
-            self._at(slot, BEGINNING, LAUNCH_SECONDS)
+            self._game(slot).begins()
         now = last
         if waiting := self._waiting():
             # Where nothing else is to be done, until a battle begins or fails to.
@@ -210,52 +173,25 @@ class SmacEnv:
         self._games = [None] * self.num_envs
         self._started = False
         for game in games:
-            with contextlib.suppress(OSError):
-                game.channel.shutdown(socket.SHUT_WR)
+            game.ask_to_end()
         deadline = time.monotonic() + CLOSE_SECONDS
         for game in games:
-            with contextlib.suppress(OSError):
-                while (left := deadline - time.monotonic()) > 0:
-                    game.channel.settimeout(left)
-                    if not game.channel.recv(65536):
-                        break
+            game.wait_for_end(deadline)
         for game in games:
-            _kill(game)
+            game.kill()
 
-    # One game.
-
-    def _spawn(self, slot: int) -> None:
-        mine, theirs = socket.socketpair()
-        with theirs:
-            try:
-                process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", MODULE, str(theirs.fileno()), self.task],
-                    stdin=subprocess.PIPE,  # the life line
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,  # a group of its own: the game dies with it
-                    env=_environment(),
-                )
-            except BaseException:
-                mine.close()
-                raise
-        self._games[slot] = _Game(process, mine, time.monotonic() + LAUNCH_SECONDS)
+    # Inside.
 
     def _renew(self, slot: int) -> None:
         """Another process in the place of this one, which begins a battle as soon as it can."""
         if (game := self._games[slot]) is not None:
             self._games[slot] = None
-            _kill(game)
-        self._spawn(slot)
+            game.kill()
+        self._games[slot] = Game(self.task)
 
     def _begin(self, slot: int) -> None:
-        game = self._game(slot)
         words = np.random.SeedSequence([self._seed, slot, self._seeded[slot]]).generate_state(1)
-        game.seed = int(words[0]) >> 1
-        command = wire.RESET + wire.LENGTH.pack(game.seed)
-        padded = command.ljust(wire.command_size(self._sizes), b"\0")
-        self._send(slot, padded, BEGINNING, LAUNCH_SECONDS)
+        self._game(slot).begin(int(words[0]) >> 1, wire.command_size(self._sizes))
 
     def _lose(self, slot: int, reason: str) -> None:
         """Counts a failure and begins anew; raises UserError where it is one too many."""
@@ -267,14 +203,10 @@ class SmacEnv:
             )
         self._renew(slot)
 
-    def _game(self, slot: int) -> _Game:
+    def _game(self, slot: int) -> Game:
         game = self._games[slot]
         assert game is not None
         return game
-
-    def _at(self, slot: int, stage: int, seconds: float) -> None:
-        game = self._game(slot)
-        game.stage, game.deadline = stage, time.monotonic() + seconds
 
     def _waiting(self) -> list[int]:
         """The battles that have not begun."""
@@ -289,13 +221,14 @@ class SmacEnv:
             readable = select.select(list(games), [], [], timeout)[0]
             changed = False
             for channel, slot in games.items():
+                game = self._game(slot)
                 try:
                     if channel in readable:
                         self._hear(slot)
-                        changed |= self._game(slot).stage == READY
-                    elif time.monotonic() > self._game(slot).deadline:
-                        raise _Failed(f"it began no battle within {LAUNCH_SECONDS:g} s")
-                except _Failed as error:
+                        changed |= game.stage == READY
+                    else:
+                        game.require_time()
+                except Failed as error:
                     changed = True
                     self._failed_starts += 1
                     self._lose(slot, str(error))
@@ -306,7 +239,7 @@ class SmacEnv:
         """What a child says that starts or begins a battle."""
         game = self._game(slot)
         if game.stage != STARTING:
-            self._receive(slot, STEP_SECONDS)
+            game.receive(self._views[slot])
             record = self._record[slot]
             if record["created"]:
                 self.seeds[slot].append(game.seed)
@@ -315,52 +248,12 @@ class SmacEnv:
             if record["map"].all():
                 self._geometry[:] = record["map"].tolist()
             return
-        head = bytearray(1 + wire.LENGTH.size)
-        self._read(game, memoryview(head), LAUNCH_SECONDS)
-        hello = bytearray(*wire.LENGTH.unpack_from(head, 1))
-        self._read(game, memoryview(hello), LAUNCH_SECONDS)
-        sizes = json.loads(hello)
+        sizes = game.hello()
         if self._sizes not in ({}, sizes):
-            raise _Failed(f"its sizes are {sizes}, before they were {self._sizes}")
+            raise Failed(f"its sizes are {sizes}, before they were {self._sizes}")
         self._sizes = sizes
-        game.stage = IDLE
         if self._started:
             self._begin(slot)
-
-    def _receive(self, slot: int, seconds: float) -> None:
-        """A record, which makes the battle ready."""
-        game = self._game(slot)
-        self._read(game, self._views[slot], seconds)
-        game.stage = READY
-
-    def _read(self, game: _Game, view: memoryview, seconds: float) -> None:
-        """Fills the view; raises _Failed where the child says so, has ended or is silent."""
-        channel = game.channel
-        try:
-            game.wait(seconds)
-            if (got := wire.receive(channel, view)) == len(view) and view[:1] not in _BAD:
-                return
-            said = bytes(view[:got])
-            while more := channel.recv(65536):
-                said += more
-        except TimeoutError:
-            raise _Failed("it has stopped answering") from None
-        except OSError as error:
-            raise _Failed(f"its process has ended ({error.strerror})") from None
-        text = said[1:].decode(errors="replace")
-        if said[:1] == wire.MISSING:
-            raise UserError(text)
-        if said[:1] == wire.FAILED:
-            raise _Failed(text)
-        raise _Failed("its process has ended")
-
-    def _send(self, slot: int, command: bytes, stage: int, seconds: float) -> None:
-        self._at(slot, stage, seconds)
-        try:
-            self._game(slot).wait(STEP_SECONDS)
-            self._game(slot).channel.sendall(command)
-        except OSError:
-            raise _Failed("its process has ended") from None
 
     def _frame(self) -> Frame:
         """Every battle as its record has it; one that has not begun sees nothing, and its agents
@@ -386,29 +279,7 @@ class SmacEnv:
             )
 
 
-_BAD = wire.FAILED, wire.MISSING
-
-
 def _mask(size: int, slots: list[int]) -> np.ndarray:
     mask = np.zeros(size, np.bool_)
     mask[slots] = True
     return mask
-
-
-def _environment() -> dict[str, str]:
-    """StarCraft's protocol needs protobuf's Python form beside a newer protobuf (JaxMARL's)."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    extra = {"PYTHONPATH": path, "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
-    return {**os.environ, **extra, "OMP_NUM_THREADS": "1"}
-
-
-def _kill(game: _Game) -> None:
-    """The child and whatever game it started; the group is killed before the child is reaped, so
-    that its number still means them."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(game.process.pid, signal.SIGKILL)
-    game.process.wait()
-    if game.process.stdin is not None:
-        game.process.stdin.close()
-    game.channel.close()

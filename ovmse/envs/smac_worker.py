@@ -115,7 +115,10 @@ class _Battles:
                 raise Missing(problem)
             self.env.close()
             self.env, record["created"] = self._make(seed), True
+        restarts = self._restarts()
         self.env.reset()
+        if self._restarts() != restarts:  # it shows the units of the battle before
+            raise Lost("the engine failed within a reset")
         if not self._began:
             self._began = True
             record["version"], record["map"] = self._version(), self._map()
@@ -134,6 +137,10 @@ class _Battles:
         self._observe()
         self._fresh, self._ended = False, self._ended or bool(over)
         return bool(over)
+
+    def _restarts(self) -> int:
+        """How often SMAC has launched its game anew by itself."""
+        return int(getattr(self.env, "force_restarts", 0))
 
     def _observe(self) -> None:
         self._record["obs"] = self.env.get_obs()

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
+import importlib.util
 import os
 import sys
-import warnings
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,16 +53,23 @@ def _import_jax() -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences JaxMARL's import, which prints and also resets ``sys.stdout`` on its way."""
-    saved = sys.stdout, sys.stderr, sys.__stdout__
-    sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore[assignment,misc]
+def _smax_alone() -> Iterator[None]:
+    """Lets SMAX be imported by itself. JaxMARL's packages import all their environments, which
+    print, draw and compute for seconds as they load; so bare ones stand in for them meanwhile."""
+    names = ("jaxmarl", "jaxmarl.environments")
+    found = importlib.util.find_spec("jaxmarl") if "jaxmarl" not in sys.modules else None
+    if found is None or found.origin is None:  # somebody has the whole already, or it is missing
+        yield
+        return
+    folder = Path(found.origin).parent
+    for name, place in zip(names, (folder, folder / "environments"), strict=True):
+        sys.modules[name] = module = types.ModuleType(name)
+        module.__path__ = [str(place)]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        sys.stdout, sys.stderr, sys.__stdout__ = saved  # type: ignore[misc]
+        for name in names:  # who imports JaxMARL later gets the whole
+            sys.modules.pop(name, None)
 
 
 @functools.cache
@@ -71,7 +78,7 @@ def _compiled(task: str, num_envs: int) -> tuple[EnvSpec, Callable, Callable]:
     jax = _import_jax()
     import jax.numpy as jnp
 
-    with _quiet():
+    with _smax_alone():
         from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
 
         env = HeuristicEnemySMAX(
@@ -166,6 +173,17 @@ def _compiled(task: str, num_envs: int) -> tuple[EnvSpec, Callable, Callable]:
     return spec, reset, step
 
 
+@functools.cache
+def _layout(task: str, num_envs: int) -> tuple[list[tuple[int, ...]], Any]:
+    """The shapes of the arrays of ``get_state``, and the tree that they are the leaves of."""
+    import jax
+
+    reset = _compiled(task, num_envs)[1]
+    carry, _ = jax.eval_shape(reset, jax.random.PRNGKey(0))  # nothing is played
+    leaves, tree = jax.tree.flatten(carry)
+    return [leaf.shape for leaf in leaves], tree
+
+
 class SmaxEnv:
     """SMAX battles with a scripted enemy, behind the interface of ``envs/base.py``."""
 
@@ -221,9 +239,8 @@ class SmaxEnv:
         if seed is not None:
             keys = jax.random.split(jax.random.PRNGKey(seed), self.num_envs)
             arrays = [np.asarray(keys), *arrays[1:]]
-        expected, _ = jax.eval_shape(self._reset, jax.random.PRNGKey(0))  # nothing is played
-        leaves, tree = jax.tree.flatten(expected)
-        if [leaf.shape for leaf in leaves] != [a.shape for a in arrays]:
+        shapes, tree = _layout(self.spec.task, self.num_envs)
+        if shapes != [a.shape for a in arrays]:
             raise ValueError(f"the saved battles are not {self.num_envs} of {self.spec.task}")
         self._carry = jax.tree.unflatten(tree, [jax.numpy.asarray(a) for a in arrays])
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ovmse.envs.base import EnvSpec
 from ovmse.episodes import EpisodeBatch
 from ovmse.method.conservatism import counterfactual_loss, cql_loss, sample_joint_actions
-from ovmse.method.networks import Inputs, MixerWeights, QFunction, gather_actions
+from ovmse.method.networks import Inputs, Mixer, MixerWeights, QFunction, gather_actions
 from ovmse.method.targets import ovm_loss, proposal_value, returns_to_go, td_target
 
 # The best return is 20, so a squared error of a million means values a thousand wide of anything
@@ -115,21 +115,9 @@ class Learner:
         """y ``[B, L]``: the online network picks the next joint action among the available ones,
         the target network values it. With ``batch.proposal`` the offline policy's joint action
         competes."""
-        s, filled = self.settings, batch.filled
-        avail = batch.avail_actions[:, 1:][filled]
-        greedy = q_values[:, 1:][filled].masked_fill(~avail, -torch.inf).argmax(-1)
-        target_values = self.target.q_values(batch, inputs)[:, 1:][filled]
-        mixer = self.target.mixer
-        weights = mixer.weights(batch.state[:, 1:][filled])
-        value = mixer.mix(weights, gather_actions(target_values, greedy))
-        if batch.proposal is not None:
-            proposed = gather_actions(target_values, batch.proposal[:, 1:][filled])
-            value = proposal_value(value, mixer.mix(weights, proposed))
-        v_next = torch.zeros_like(batch.reward)
-        v_next[filled] = value
-        return td_target(
-            batch.reward, v_next, batch.terminated, batch.lengths, s.gamma, s.td_lambda
-        )
+        s, target = self.settings, self.target
+        later = target.q_values(batch, inputs)
+        return double_q_target(batch, q_values, later, target.mixer, s.gamma, s.td_lambda)
 
     def cql(
         self, batch: EpisodeBatch, q_now: Tensor, q_tot: Tensor, weights: MixerWeights
@@ -190,6 +178,31 @@ class Learner:
             state.setdefault(int(index), {})[slot] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+@torch.no_grad()
+def double_q_target(
+    batch: EpisodeBatch,
+    q_values: Tensor,
+    target_values: Tensor,
+    mixer: Mixer,
+    gamma: float,
+    td_lambda: float,
+) -> Tensor:
+    """y of eq. 8 with TD(lambda), ``[B, L]``, from ``Q_i`` ``[B, L+1, N, A]`` of the online and of
+    the target network, and the latter's mixer; see ``Learner.td_target``."""
+    filled = batch.filled
+    avail = batch.avail_actions[:, 1:][filled]
+    greedy = q_values[:, 1:][filled].masked_fill(~avail, -torch.inf).argmax(-1)
+    later = target_values[:, 1:][filled]
+    weights = mixer.weights(batch.state[:, 1:][filled])
+    value = mixer.mix(weights, gather_actions(later, greedy))
+    if batch.proposal is not None:
+        proposed = gather_actions(later, batch.proposal[:, 1:][filled])
+        value = proposal_value(value, mixer.mix(weights, proposed))
+    v_next = torch.zeros_like(batch.reward)
+    v_next[filled] = value
+    return td_target(batch.reward, v_next, batch.terminated, batch.lengths, gamma, td_lambda)
 
 
 def new_q_function(spec: EnvSpec, sizes: tuple[int, int, int], seed: int) -> QFunction:

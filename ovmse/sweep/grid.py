@@ -34,10 +34,10 @@ from ovmse.datasets.hdf5 import require_source
 from ovmse.errors import UserError
 from ovmse.runs.code import checksums, learning_code_key
 from ovmse.runs.files import PROJECT, from_project, named_path
+from ovmse.sweep import MAX_RUNS
 from ovmse.sweep.fingerprint import fingerprint
 from ovmse.sweep.notebook_source import code_checksum, parameters_cell
 
-MAX_RUNS = 10_000
 # PyYAML lets pass on what its tags stumble over: `!!int ''`, `!!bool x`.
 YAML_ERRORS = (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError)
 

@@ -20,16 +20,19 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from analysis.answers import or_why_not
+from analysis.battles import record_with
+from analysis.branches import spread_points
 from analysis.charts import diagnostics as charts
-from analysis.charts.curves import figure1
+from analysis.charts.curves import figure1, schedules
 from analysis.charts.show import VEGALITE, mimebundle
 from analysis.diagnostics import calibration, churn, distance, forgetting, memory, parts, rivals
 from analysis.diagnostics.opinions import fixed_steps, opinions
 from analysis.drift import replayed_curves
 from analysis.each import beside, worth_a_look
-from analysis.events import epsilon_at
+from analysis.events import epsilon_at, exploring_battles
+from analysis.moments import deepest_fall
 from analysis.snapshots import Snapshots
-from analysis.tables import DIAGNOSTICS, at_the_end, readable
+from analysis.tables import DIAGNOSTICS, at_the_end, readable, summary
 from ovmse.envs.base import EnvSpec
 from ovmse.episodes import EpisodeBatch
 from ovmse.method.learner import new_q_function
@@ -214,7 +217,7 @@ def test_the_memory_is_audited_as_a_loop_does(climbs) -> None:
     weight = max(c.memory_end, 1 - (1 - c.memory_end) * at / c.memory_anneal)
     binds: dict[int, list[float]] = {0: [], 1: [], 2: []}
     lifts = []
-    for battle in calibration.exploring_battles(of, at):
+    for battle in exploring_battles(of, at):
         e = battle.episode
         batch = EpisodeBatch.from_episodes([e])
         best = q.q_values(batch).masked_fill(~batch.avail_actions, -torch.inf).max(-1).values[0]
@@ -245,9 +248,14 @@ def test_calibration_at_home_and_where_it_explores(climbs) -> None:
     assert home.groupby("run").env_steps.apply(list).to_dict() == only
     assert home.bias[0] == home.bias[2] and home.bias[1] != home.bias[3]  # they share the start
     assert {*away.columns[2:]} == {f"{c}_exploring" for c in home.columns[2:]}
+    c = of.config
+    points = spread_points(record_with(of.network(0), c, "epsilon_greedy", 0.0, 32, 0), 12, 0)
+    batches = [EpisodeBatch.from_episodes([p.battle.episode]) for p in points]
+    said = [float(of.memory().q_tot_taken(b)[0, p.step]) for b, p in zip(batches, points)]
+    assert home.remembered_error[1] == pytest.approx(np.mean(said) - home.g[1], abs=1e-4)
     thirds = home[["remembered_error_1", "remembered_error_2", "remembered_error_3"]]
     assert (thirds.min(axis=1) <= home.remembered_error).all()
-    battles = calibration.exploring_battles(of, 0)
+    battles = exploring_battles(of, 0)
     explored = np.concatenate([b.episode.exploration.explored for b in battles])
     assert explored.mean() == pytest.approx(float(epsilon_at(of.config, 0)) / 2, abs=0.15)
 
@@ -347,6 +355,42 @@ def test_charts_are_narrow_and_one_look(climbs) -> None:
     names = ["algorithm", "variant", "bias", "gap of 1", "gap of 2"]
     assert readable(ends, DIAGNOSTICS).columns.tolist() == names
     assert len(memory.over_the_battle(table)) == 3
+
+
+def test_began_ended_and_fell_by_hand() -> None:
+    table = _story()
+    numbers = summary(table, at=[0, 60_000]).assign(q=[9.0, 8.5, 9.0, 3.25], mc=8.05)
+    assert forgetting.in_numbers(numbers) == (
+        "`Q_tot` of the fixed battles, at the start and at the end: OVMSE 9.00 → 8.50 (wins 60 → "
+        "60 %); SE 9.00 → 3.25 (wins 60 → 30 %). What these battles returned: 8.05."
+    )
+    assert "no value to follow" in forgetting.in_numbers(numbers.assign(q=np.nan))
+    of, at = deepest_fall(table)
+    assert (of.run.name, at) == ("se", 10_000)
+    said = forgetting.who_fell(table, of.run, at)
+    assert "SE's (seed 10) after 10,000 steps: from 60 % to 10 % of test battles" in said
+
+
+def test_schedules_are_drawn_for_each_course() -> None:
+    """Runs that fade alike are one line, though their tests fall on other steps."""
+
+    def drawn(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+        layered = schedules(table)
+        data = pd.read_csv(io.StringIO(layered.data.values))
+        return data, layered.title.text
+
+    table = _story(epsilon=[1, 0.5, 0.1, 0.1] * 2, lambda_memory=[1.0, 0.5, 0, 0] + [np.nan] * 4)
+    data, title = drawn(table)
+    assert data.groupby("of").kind.unique().map(list).to_dict() == {
+        "OVMSE, SE": ["ε, chance to explore"], "OVMSE": ["λ, weight of the memory"],
+    }  # fmt: skip
+    assert title == "What fades"
+    late = table.assign(env_steps=table.env_steps + [0] * 7 + [8])
+    assert set(drawn(late)[0].of) == {"OVMSE, SE", "OVMSE"}
+    data, title = drawn(table.assign(epsilon=[1, 0.5, 0.1, 0.1, 0.3, 0.2, 0.1, 0.1]))
+    assert data[data.of == "SE"]["mean"].tolist() == [0.3, 0.2, 0.1, 0.1]  # no greatest of all
+    assert title == "What fades (point at a line: whose it is)"
+    assert schedules(table.drop(columns=["epsilon", "lambda_memory"])) is None
 
 
 def test_verdicts() -> None:

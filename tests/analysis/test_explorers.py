@@ -21,10 +21,13 @@ from analysis.exploration import (
     density,
     distinct,
     expected,
+    how_many,
     joint_actions,
     living,
     living_along,
     some_battles,
+    whether_they_lose,
+    who_explored,
     windows,
 )
 from ovmse.envs.base import Units
@@ -65,7 +68,7 @@ def test_the_observed_distribution_is_what_the_living_give(run: Path) -> None:
     """In battles at one ε, where the expectation can be summed up step by step."""
     battles = record(run, 0, "epsilon_greedy", 0.4, 400, 3)
     config = config_of(run)
-    got = events_of(battles, config, 0)
+    got = events_of([(0, battles)], config)
     n = np.concatenate([living(b) for b in battles])
     shares = np.bincount(n, minlength=3) / len(n)
     alive = pd.DataFrame([[0, *shares]], columns=["env_steps", 0, 1, 2])
@@ -93,6 +96,12 @@ def test_training_agrees_with_its_own_exploration(run: Path) -> None:
     assert abs(table.explored - table.sequential).max() > 0.1
     assert (run / "cache/living.json").exists()
     assert living_along(run).equals(alive)
+    several, somebody = table.explored[2], 1 - table.explored[0]
+    said = how_many(table, "epsilon_greedy")
+    assert said.startswith(f"Two or more explored at {100 * several:.0f} % of the steps; its way")
+    assert f"ε-greedy, gives {100 * table.own[2]:.0f} % by chance. Somebody explored at " in said
+    by_chance = 100 - 100 * table.own[0]
+    assert f"{100 * somebody:.0f} % of the steps (by chance: {by_chance:.0f} %)" in said
     along_it = along(got, alive, most=7)
     weights = np.bincount(windows(got.clock, 7)[0])
     mean = got.per_step().mean()
@@ -132,6 +141,12 @@ def test_groups_by_explorers_by_hand() -> None:
     assert len(table[table.third == "last third"]) == 1  # all alike
     few = by_explorers(battles_table([1, 2, 3, 4]), groups=2)
     assert few.battles.sum() == 4
+    assert whether_they_lose(table) == (
+        "Of the battles with the fewest and those with the most random actions in their first 20 "
+        "steps, so many were won: 100 % and 0 % in the first third of training; 100 % and 0 % in "
+        "the second third of training."
+    )
+    assert whether_they_lose(table[table.third == "last third"]).startswith("In all battles about")
 
 
 def test_distinct_against_drawing(rng: np.random.Generator) -> None:
@@ -193,3 +208,12 @@ def test_density_and_some_battles_against_loops(run: Path) -> None:
         share = (strayed.gap < row.gap).mean()
         assert row.rank == 0 if row.action == row.greedy else abs(row.rank - 0.5 - 3 * share) < 0.6
     assert len(some_battles(got, 50, most=30).dropna()) <= 30
+    count, hit = np.zeros(2), 0
+    for row in got.explored.itertuples():
+        count[row.agent] += 1
+        hit += row.action == row.greedy
+    said, most = who_explored(got), count.argmax()
+    assert said.startswith(f"{len(got.explored):,} random actions in {len(got.battles):,} battles")
+    assert f"{100 * hit / count.sum():.0f} % of them drew the greedy action" in said
+    assert f"Agent {most + 1} explored most" in said
+    assert f"(at {100 * count.max() / len(got.clock):.1f} % of the steps)" in said

@@ -123,6 +123,14 @@ def test_runs_are_listed_and_picked(of: Snapshots, monkeypatch, tmp_path: Path) 
     assert table["first"][1] == online[0]["test_win_rate"]
     given = [row["explorers"] for row in online if "explorers" in row]
     assert table.explorers[1] == pytest.approx(np.mean(given))
+    few, many = sorted([(table.explorers[n], runs[n].name) for n in (0, 1)])
+    assert exploration.who_explores_most(table) == (
+        f"On average from {few[0]:.2f} agents at a step in {few[1]} (sequential, decentralised) to "
+        f"{many[0]:.2f} agents at a step in {many[1]} (sequential, decentralised) explored, over 2 "
+        "runs."
+    )
+    unknown = exploration.who_explores_most(table.assign(explorers=np.nan))
+    assert unknown.startswith("2 runs; none of them wrote down")
     assert run_given("", runs) == runs[0]
     assert run_given(other.name, runs) == other
     with pytest.raises(UserError, match=f"called 'x', but: {runs[0].name}, {other.name}"):
@@ -168,3 +176,54 @@ def test_the_answer_by_hand() -> None:
         "by +0.75, one on all the others by -0.25."
     )
     assert explored("SE", at_once, 0, pd.DataFrame({"cost": []})).endswith("at ε/N.")
+
+
+def test_what_random_actions_cost_by_hand(of: Snapshots) -> None:
+    rows = {"battle": [1, 1, 1, 2, 3], "step": [0, 4, 4, 2, 0], "agent": [1, 0, 1, 0, 0],
+            "cost": [0.5, 1, 3, 2.5, 9], "at_once": [1, 2, 2, 1, 1], "all": [0.5, 5, 5, 2.5, 9],
+            }  # fmt: skip
+    costs = pd.DataFrame(rows)
+    assert prices.what_it_costs(prices.by_number(costs)) == (
+        "Half of the random actions of 1 explorer at a step cost at most 2.50 of `Q_tot`, of 2 at "
+        "most 2.00 each; together these give up 5.00, against 4.00."
+    )
+    assert "nothing was given up" in prices.what_it_costs(prices.by_number(costs[:0]))
+    battles = record(of.run, 0, "epsilon_greedy", 0.0, 2, 1)
+    ends = " and ".join("won" if b.episode.won else "lost" for b in battles)
+    assert prices.dearest(costs, battles) == (
+        f"These battles were {ends}; the dearest of their 4 random actions is agent 2's at step 4 "
+        "of battle 1: it costs 3.00 of `Q_tot`."
+    )
+    assert prices.dearest(costs[:0], battles).endswith("nobody explored in them.")
+
+
+@pytest.mark.parametrize(("mean", "verdict"), [
+    (-0.5, "Later random actions lower a target: y(λ) − y(0) is -0.50 where 2–4 follow, -0.10"),
+    (0.4, "Later random actions raise a target: "),
+    (0.1, "Whether later random actions move a target cannot be told: "),
+])  # fmt: skip
+def test_whether_targets_are_spoilt_by_hand(mean: float, verdict: str) -> None:
+    """The difference of the two has a standard error of .15 (9, 12 and 15)."""
+    table = pd.DataFrame({"window": ["0", "2–4"], "mean": [-0.1, mean], "error": [0.09, 0.12]})
+    said = prices.whether_spoilt(table)
+    assert said.startswith(verdict) and said.endswith("standard error 0.15).")
+    assert prices.whether_spoilt(table[:1]).endswith("nothing to compare.")
+
+
+def test_which_way_by_hand() -> None:
+    rows = [
+        ("0", "epsilon_greedy", 0.0, 0.0, 0.5),
+        ("0.5", "epsilon_greedy", 0.1, 0.08, 0.4),
+        ("0.5", "sequential_centralised", 0.5, 0.0, 0.45),
+        ("0.1", "epsilon_greedy", 0.02, 0.0, 0.6),
+        ("0.1", "sequential_centralised", 0.1, 0.0, 0.55),
+    ]
+    columns = ["expected", "exploration", "epsilon", "several", "won"]
+    table = pd.DataFrame(rows, columns=columns).assign(battles=64)
+    said = side_by_side.which_way(table)
+    assert "At the same ε: ε-greedy 40 % (8 %), sequential, centralised 55 % (0 %)." in said
+    assert "At 0.1 explorers a step expected: ε-greedy 60 % (0 %), sequential, cent" in said
+    assert said.endswith("50 % are won; all 95 % intervals overlap, so the wins alone tell none "
+                         "from another.")  # fmt: skip
+    lost = table.assign(won=[0.9, 0.1, 0.5, 0.5, 0.5])
+    assert side_by_side.which_way(lost).endswith("Where nobody explores 90 % are won.")

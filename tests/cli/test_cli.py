@@ -16,7 +16,8 @@ from sweeps import require_whole_files, small_disk, write_climb_dataset
 from typer.testing import CliRunner
 
 from bench.sweeps import measured
-from ovmse.cli.app import app, one_sentence
+from ovmse.cli.app import app
+from ovmse.cli.options import one_sentence
 from ovmse.errors import UserError
 from ovmse.runs.reading import read_config, read_metrics
 

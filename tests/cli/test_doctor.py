@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from starcraft import Double
+from sweeps import write_climb_dataset
 from typer.testing import CliRunner
 
 from ovmse.cli import doctor
@@ -56,6 +61,27 @@ def test_a_damaged_dataset_a_full_disk_and_a_folder_that_is_none(
     assert all(f.todo for f in seen.values() if f.state == doctor.WRONG)
 
 
+def test_what_takes_too_long_to_sum_and_what_has_no_card_is_a_note(
+    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "DATA_DIR", tmp_path)
+    (tmp_path / "smac" / "3m.vlt" / "Good").mkdir(parents=True)
+    (tmp_path / "smac" / "3m.vlt" / "Good" / "manifest.ocdbt").touch()
+    bare = tmp_path / "smac" / "2s3z_medium.h5"  # as it is published: no card
+    write_climb_dataset(bare)
+    shutil.copy(bare, tmp_path / "big.h5")
+    (tmp_path / "big.md").write_text("SHA-256")
+    monkeypatch.setattr(doctor, "IMPORT_SECONDS", 0.0)
+    seen = found()
+    assert seen["big.h5"].state == seen["smac/2s3z_medium.h5"].state == doctor.NOTE
+    assert "too much to sum" in seen["big.h5"].found and "sha256sum" in seen["big.h5"].todo
+    assert seen["smac/3m.vlt/Good"].state == doctor.OK
+    done = CliRunner().invoke(app, seen["smac/2s3z_medium.h5"].todo.split()[1:])
+    assert done.exit_code == 0, done.output
+    monkeypatch.undo()
+    assert bare.with_suffix(".md").read_text().count(hashlib.sha256(bare.read_bytes()).hexdigest())
+
+
 def test_starcraft_is_wrong_only_where_it_was_asked_for(
     quick: None, double: Double, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,7 +111,17 @@ def test_json_and_the_exit_code(quick: None, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow
-def test_it_takes_less_than_ten_seconds() -> None:
+def test_as_a_person_calls_it_it_takes_less_than_ten_seconds(tmp_path: Path) -> None:
+    """With what it really asks of this machine; of torch, that it is broken."""
+    (tmp_path / "torch.py").write_text("raise ImportError('libtorch is missing')")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
     start = time.monotonic()
-    doctor.doctor()
+    done = subprocess.run(
+        [sys.executable, "-m", "ovmse.cli", "doctor", "--json"], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
     assert time.monotonic() - start < 10
+    seen = {one["what"]: one for one in json.loads(done.stdout)}
+    assert done.returncode == 1 and seen["torch"]["state"] == "wrong"
+    assert "libtorch is missing" in seen["torch"]["found"] and seen["torch"]["todo"] == "make setup"
+    assert seen["Python"]["state"] == "ok" and seen["JAX"]["state"] in ("ok", "note")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import json
+import shutil
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,17 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from ovmse.cli.app import app
-from ovmse.datasets import Dataset, dataset_statistics, load_dataset, vault
+from ovmse.datasets import (
+    Dataset,
+    dataset_statistics,
+    load_dataset,
+    vault,
+    vault_writing,
+    write_dataset,
+)
 from ovmse.datasets.dataset import DatasetError, dataset_path
 from ovmse.envs.base import EnvSpec
+from ovmse.episodes import Episode
 from ovmse.errors import UserError
 
 tensorstore = pytest.importorskip("tensorstore", reason="vaults are an extra: tensorstore")
@@ -113,7 +123,57 @@ def test_it_is_found_by_task_quality_and_backend(
     for a, b in zip(made.episodes, load_dataset(path).episodes, strict=True):
         np.testing.assert_array_equal(a.obs, b.obs)
         assert a.terminated == b.terminated
-    assert "source_sha256" in (tmp_path / "smac" / "3m_good.md").read_text()
+    card = (tmp_path / "smac" / "3m_good.md").read_text()
+    assert "source_sha256" in card and "Battles of another project's dataset" in card
+
+
+def test_an_hdf5_file_becomes_a_vault_and_the_same_battles_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Battles that ended, that the limit cut, and one that ended just there; more than a block."""
+    monkeypatch.setattr(vault_writing, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(vault_writing, "WRITE_ROWS", 30)
+    source = write(tmp_path / "3m.vlt" / "Good", stream([4, 60, 7, 60, 12]))
+    battles = load_dataset(source, SPEC).episodes
+    first = battles[1]
+    whole = Episode(
+        obs=np.concatenate([first.obs, first.obs[-1:]]),
+        state=np.concatenate([first.state, first.state[-1:]]),
+        avail_actions=np.concatenate([first.avail_actions, first.avail_actions[-1:]]),
+        actions=np.concatenate([first.actions, first.actions[-1:]]),
+        reward=np.append(first.reward, np.float32(3)), terminated=True,
+    )  # fmt: skip
+    file = write_dataset(tmp_path / "3m_x.h5", [*battles, whole], SPEC, {"note": "by hand"})
+    out = tmp_path / "mine" / "3m.vlt" / "X"
+    words = ["data", "convert", str(file), "--task", "3m", "--quality", "x", "--out", str(out)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    read = load_dataset(out, SPEC)
+    assert [e.length for e in read.episodes] == [4, 59, 7, 59, 12, 60]
+    for a, b in zip(read.episodes, [*battles, whole], strict=True):
+        rows = slice(a.length + (not a.terminated))  # nothing bootstraps from a true end
+        for name in ("obs", "state", "avail_actions"):
+            np.testing.assert_array_equal(getattr(a, name)[rows], getattr(b, name)[rows])
+        np.testing.assert_array_equal(a.actions, b.actions)
+        np.testing.assert_array_equal(a.reward, b.reward)
+        assert a.terminated == b.terminated
+    card = out.with_suffix(".md").read_text()
+    assert read.checksum in card and "| source | 3m_x.h5 |" in card and "3m.vlt/X" in card
+    # Flashbax looks for its arrays by this tree.
+    about = json.loads((out / "metadata.json").read_text())
+    assert about["structure_dtype"]["infos"] == {"legals": "bool", "state": "float32"}
+    assert about["structure_shape"]["actions"].startswith("(1, ")
+    # Once more only with --force, and never in the place of something else.
+    assert "--force replaces it" in CliRunner().invoke(app, words).stderr
+    assert CliRunner().invoke(app, [*words, "--force"]).exit_code == 0
+    assert load_dataset(out).transitions == read.transitions
+    (other := tmp_path / "3m.vlt" / "Notes").mkdir()
+    (other / "notes.txt").touch()
+    done = CliRunner().invoke(app, [*words[:-1], str(other), "--force"])
+    assert "is no vault" in done.stderr and (other / "notes.txt").is_file()
+    wrong = CliRunner().invoke(app, [*words[:-1], str(tmp_path / "8m.vlt" / "X")])
+    assert "says 8m on smac, asked for: 3m on smac" in wrong.stderr
+    assert sorted(p.name for p in out.parent.iterdir()) == ["X", "X.md"]
 
 
 def change(name: str, at: Any, value: Any) -> dict[str, np.ndarray]:
@@ -197,13 +257,25 @@ def readable(path: Path) -> Dataset | None:
     return read
 
 
+@pytest.fixture(scope="module")
+def whole_vault(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three battles; each example of the fuzz spoils a copy."""
+    return write(tmp_path_factory.mktemp("whole") / "3m.vlt" / "Good", stream([4, 5, 3]))
+
+
 @fuzzed
 @damage
 def test_a_damaged_vault_is_a_sentence_or_what_was_written(
-    tmp_path_factory: pytest.TempPathFactory, kind: str, which: float, where: float, bit: int
+    tmp_path_factory: pytest.TempPathFactory,
+    whole_vault: Path,
+    kind: str,
+    which: float,
+    where: float,
+    bit: int,
 ) -> None:
     arrays = stream([4, 5, 3])
-    path = write(tmp_path_factory.mktemp("fuzz") / "3m.vlt" / "Good", arrays)
+    path = tmp_path_factory.mktemp("fuzz") / "3m.vlt" / "Good"
+    shutil.copytree(whole_vault, path)
     files = sorted((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     spoil(files[int(which * len(files))], kind, where, bit)
     if (read := readable(path)) is not None:  # what it holds is summed up: nothing wrong passes
@@ -251,14 +323,17 @@ def public_file(path: Path, episodes: int, limit: int) -> int:
         for name, tail in tails.items():
             chunks = (100, longest, *tail)
             shape = (episodes, limit + 1, *tail)
-            file.create_dataset(name, shape, kinds.get(name, "f4"), chunks=chunks, compression=1)
+            file.create_dataset(
+                name, shape, kinds.get(name, "f4"), chunks=chunks, compression="lzf"
+            )
         for start in range(0, episodes, 100):
             lengths = rng.integers(25, longest, 100)
             filled = np.arange(longest) <= lengths[:, None]
             steps += int(lengths.sum())
             for name, value in (("filled", 1), ("avail_actions", 1), ("obs", 0.5), ("state", 0.25)):
                 tail = tails[name]
-                spread = filled.reshape(*filled.shape, *[1] * len(tail)) * np.full(tail, value)
+                one = np.full(tail, value, np.float32)
+                spread = filled.reshape(*filled.shape, *[1] * len(tail)) * one
                 file[name][start : start + 100, :longest] = spread
     return steps * (n * obs * 2 + state * 2 + n * actions + n + 4)
 

@@ -9,15 +9,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import ROOT
 from starcraft import Double
 
-from ovmse.envs import make_env, smac
+from ovmse.envs import make_env, smac_game
 from ovmse.envs.base import Frame, Step
 from ovmse.envs.smac import SmacEnv
 from ovmse.envs.smac_units import MAPS, state_size
@@ -90,14 +91,14 @@ def test_the_dead_and_their_kinds(double: Double) -> None:
 
 
 def test_children_are_light_side_by_side_and_each_has_its_seed(double: Double) -> None:
-    with closing(make_env("2s3z", "smac", 4)) as env:
+    with closing(make_env("2s3z", "smac", 2)) as env:
         env.reset(7)
         made, launched = double.noted("made"), double.noted("launched")
         assert all(note["heavy"] == [] and note["protobuf"] == "python" for note in made)
         seeds = [seed for slot in env.engine()["seeds"] for seed in slot]
-        assert len(set(seeds)) == 4 and sorted(n["seed"] for n in launched) == sorted(seeds)
+        assert len(set(seeds)) == 2 and sorted(n["seed"] for n in launched) == sorted(seeds)
         assert env.engine()["game"] == "4.10.0.75689"
-    with closing(make_env("2s3z", "smac", 4)) as again:
+    with closing(make_env("2s3z", "smac", 2)) as again:
         again.reset(7)
         assert [seed for slot in again.engine()["seeds"] for seed in slot] == seeds
 
@@ -146,33 +147,33 @@ def test_a_reset_within_the_first_battle_makes_the_game_anew(double: Double) -> 
     assert not double.living()
 
 
-FAULTS = ["empty", "raise", "die", "reset", "tmp", "die in reset", "hang", "hang in reset", "spin"]
+FAULTS = ["empty", "raise", "die", "reset", "tmp", "die in reset", "restart", "hang",
+          "hang in reset", "spin"]  # fmt: skip
+BEFORE_IT_BEGINS = {"reset", "tmp", "die in reset", "restart", "hang in reset"}
 
 
-@pytest.mark.parametrize("fault", FAULTS)
 def test_every_kind_of_failure_is_one_void_battle(
     double: Double,
     monkeypatch: pytest.MonkeyPatch,
-    fault: str,
 ) -> None:
-    monkeypatch.setattr(smac, "STEP_SECONDS", 1.0)
-    monkeypatch.setattr(smac, "LAUNCH_SECONDS", 3.0)
-    double.plan(every=5, faults=[fault], limit=8)
-    with closing(make_env("2s3z", "smac", 2)) as env:
-        seen, void, starts, ended = env.reset(0), 0, 0, 0
-        rng = np.random.default_rng(0)
-        while void + starts < 2:
+    """In every third battle of one game, one kind after another."""
+    monkeypatch.setattr(smac_game, "STEP_SECONDS", 2.0)
+    monkeypatch.setattr(smac_game, "LAUNCH_SECONDS", 6.0)
+    double.plan(every=3, faults=FAULTS, limit=5)
+    found, ended = [], 0
+    with closing(make_env("3m", "smac", 1)) as env:
+        seen, rng = env.reset(0), np.random.default_rng(0)
+        while len(found) < len(FAULTS):
             step = env.step(random_actions(rng, seen.avail_actions))
-            starts += step.failed_starts
-            if step.void is not None:
-                void += step.void.sum()
-                assert not (step.void & (step.terminated | step.truncated)).any()
-                assert not step.reward[step.void].any()
-            ended += (step.terminated | step.truncated).sum()
             seen = step.now
-        assert (void > 0) == (not fault.endswith("reset") and fault != "tmp")
-        assert len(double.noted("fault")) == 2 and ended > 0
-        assert len(double.noted("battle")) >= ended
+            ended += int((step.terminated | step.truncated).sum())
+            if step.void is not None:
+                assert not (step.terminated | step.truncated).any() and not step.reward.any()
+            found += ["void"] * (step.void is not None) + ["no start"] * step.failed_starts
+    assert found == ["no start" if f in BEFORE_IT_BEGINS else "void" for f in FAULTS]
+    noted = sorted(double.noted("fault"), key=lambda note: note["number"])
+    assert [note["fault"] for note in noted] == FAULTS
+    assert ended == len(double.noted("battle")) == 2 * len(FAULTS)
     assert not double.living()
 
 
@@ -200,12 +201,12 @@ def test_a_slow_reset_holds_no_other_up(double: Double) -> None:
 
 def test_a_game_that_always_fails_ends_the_run_in_a_sentence(double: Double) -> None:
     double.plan(every=1, faults=["tmp"])
-    with closing(make_env("2s3z", "smac", 2)) as env:
+    with closing(make_env("2s3z", "smac", 1)) as env:
         with pytest.raises(UserError, match=r"failed 5 times in a row .*No space left on device"):
             env.reset(0)
         double.plan()
     assert not double.living()
-    with closing(make_env("2s3z", "smac", 2)) as env:  # mended, it goes on
+    with closing(make_env("2s3z", "smac", 1)) as env:  # mended, it goes on
         play(env, env.reset(0), 3)
 
 
@@ -213,9 +214,8 @@ def test_a_thousand_battles_with_a_fault_in_each_hundredth(
     double: Double,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(smac, "STEP_SECONDS", 2.0)
-    monkeypatch.setattr(smac, "LAUNCH_SECONDS", 5.0)
-    double.plan(every=100, faults=FAULTS[:-2], limit=4)
+    monkeypatch.setattr(smac_game, "STEP_SECONDS", 3.0)
+    double.plan(every=100, faults=FAULTS[:-2], limit=3)
     with closing(make_env("3m", "smac", 8)) as env:
         q = new_q_function(env.spec, (8, 4, 8), 0)
         rollout = Rollout(env, np.random.default_rng(0), q.hidden_size)
@@ -250,7 +250,7 @@ def double_counter(double: Double) -> str:
 
 
 def test_collect_plays_its_number_however_much_fails(double: Double) -> None:
-    double.plan(every=4, faults=["empty", "reset"], limit=6)
+    double.plan(every=6, faults=["empty", "reset"], limit=6)
     with closing(make_env("3m", "smac", 3)) as env:
         q = new_q_function(env.spec, (8, 4, 8), 0)
         found = list(collect(q, env, 20, np.random.default_rng(0), epsilon=0.5, seed=1))
@@ -265,7 +265,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 import numpy as np
 from contextlib import closing
 from ovmse.envs import make_env
-with closing(make_env("2s3z", "smac", 3)) as env:
+with closing(make_env("3m", "smac", 2)) as env:
     env.reset(0)
     print("ready", flush=True)
     if sys.argv[1] == "raise":
@@ -273,38 +273,61 @@ with closing(make_env("2s3z", "smac", 3)) as env:
     while sys.argv[1] == "play":
         time.sleep(0.01)
     while True:  # the third step hangs
-        env.step(np.ones((3, 5), int))
+        env.step(np.ones((2, 3), int))
 """
+ENDS = [("raise", None), ("play", signal.SIGINT), ("play", signal.SIGTERM),
+        ("play", signal.SIGKILL), ("hang", signal.SIGKILL), ("hang", signal.SIGTERM)]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("how", "sign"),
-    [("raise", None), ("play", signal.SIGINT), ("play", signal.SIGTERM), ("play", signal.SIGKILL),
-     ("hang", signal.SIGKILL), ("hang", signal.SIGTERM)],
-)  # fmt: skip
-def test_no_orphan_whatever_ends_the_parent(
-    double: Double,
-    how: str,
-    sign: signal.Signals | None,
-) -> None:
-    if how == "hang":
-        double.plan(every=1, faults=["hang"])
-    path = os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, how], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path}, text=True,
-    )  # fmt: skip
-    with parent:
-        assert parent.stdout is not None and parent.stdout.readline() == "ready\n"
-        if sign is not None:
-            assert len(double.living(0)) == 6
-            time.sleep(0.3)
-            parent.send_signal(sign)
-        try:
+def test_no_orphan_whatever_ends_the_parent(tmp_path: Path) -> None:
+    """All at once, each with a double of its own: some must be waited for."""
+    with ExitStack() as stack:
+        started = []
+        for number, (how, sign) in enumerate(ENDS):
+            environment = dict(os.environ)
+            double = Double(tmp_path / str(number), environment.__setitem__)
+            if how == "hang":
+                double.plan(every=1, faults=["hang"])
+            environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment["PYTHONPATH"]])
+            parent = subprocess.Popen(
+                [sys.executable, "-c", PARENT, how], stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, env=environment, text=True,
+            )  # fmt: skip
+            stack.enter_context(parent)
+            stack.callback(parent.kill)
+            started.append((how, sign, double, parent))
+        for _, _, _, parent in started:
+            assert parent.stdout is not None and parent.stdout.readline() == "ready\n"
+        time.sleep(0.3)  # those that are to hang do
+        for how, sign, double, parent in started:
+            if sign is not None:
+                assert len(double.living(0)) == 4, (how, sign)
+                parent.send_signal(sign)
+        for how, sign, double, parent in started:
             parent.wait(20)
+            assert not double.living(12), (how, sign)
+
+
+def test_after_a_step_that_was_interrupted_comes_a_reset(double: Double) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    double.plan(every=1, faults=["hang"])
+    with closing(make_env("3m", "smac", 1)) as env:
+        seen = env.reset(0)
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 1.0)
+            with pytest.raises(KeyboardInterrupt):
+                play(env, seen, 3)
         finally:
-            parent.kill()
-    assert not double.living(12)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        with pytest.raises(ValueError, match="reset"):
+            env.step(np.ones((1, 3), int))
+        double.plan()
+        play(env, env.reset(), 5)
+    assert not double.living()
 
 
 def test_a_game_that_is_killed_takes_its_battle_alone(double: Double) -> None:
@@ -330,7 +353,7 @@ def broken(double: Double, source: str) -> str:
 
 def sentence() -> str:
     with pytest.raises(UserError) as caught:
-        closing(make_env("2s3z", "smac", 2)).__enter__().reset(0)
+        closing(make_env("2s3z", "smac", 1)).__enter__().reset(0)
     (line,) = str(caught.value).splitlines()
     return line
 

@@ -282,7 +282,9 @@ def test_mistakes_are_named(env: VectorEnv) -> None:
 
 
 @pytest.mark.slow
-def test_importing_and_starting_prints_nothing() -> None:
-    code = f"import ovmse; ovmse.make_env('2s3z', num_envs={NUM_ENVS}).reset(); print('done')"
+def test_starting_prints_nothing_and_imports_smax_alone() -> None:
+    code = f"""import sys, ovmse
+ovmse.make_env('2s3z', num_envs={NUM_ENVS}).reset()
+print('done', 'jaxmarl.environments.storm' in sys.modules, 'jaxmarl' in sys.modules)"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done False False\n", "")

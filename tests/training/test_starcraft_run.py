@@ -5,20 +5,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import h5py
+import nbformat
 import numpy as np
+import papermill
 import pytest
 from conftest import ROOT
 from starcraft import Double
 
-from analysis.battles import record
+from analysis.charts.show import VEGA
 from analysis.drift import replay
 from ovmse.datasets import load_dataset
 from ovmse.envs import make_env
@@ -29,8 +33,10 @@ from ovmse.training.finetuning import NEW_BATTLES
 from ovmse.training.rollout import collect
 
 SETTINGS = ("backend=smac", "preset=tiny", "num_envs=2", "offline_updates=4", "fixed_battles=4",
-            "offline_test_interval=4", "online_steps=900", "test_interval=100", "test_battles=2",
-            "long_test_battles=2", "batch_size=4", "epsilon_anneal=400")  # fmt: skip
+            "offline_test_interval=4", "online_steps=400", "test_interval=100", "test_battles=2",
+            "long_test_battles=2", "batch_size=4", "epsilon_anneal=200", "hidden_size=8",
+            "embed_size=4", "hypernet_size=8")  # fmt: skip
+SHORT = {"limit": 24, "damage": 30.0}  # battles: most are lost before that, some are cut
 
 
 def cfcql(path: Path, episodes: list[Episode], rows: int) -> Path:
@@ -61,32 +67,41 @@ def cfcql(path: Path, episodes: list[Episode], rows: int) -> Path:
     return path
 
 
+def shown(path: Path) -> tuple[str, list[dict[str, Any]]]:
+    """All that a notebook says, and its Vega specifications, after it ran without an error."""
+    outputs = [o for cell in nbformat.read(path, 4).cells for o in cell.get("outputs", [])]
+    data = [o.data for o in outputs if "data" in o]
+    said = [str(d.get("text/markdown", d.get("text/html", d.get("text/plain", "")))) for d in data]
+    return "\n".join(said), [d[VEGA] for d in data if VEGA in d]
+
+
 @pytest.mark.slow
-def test_a_whole_run_that_is_killed_and_goes_on(double: Double, tmp_path: Path) -> None:
-    double.plan(limit=25)
+def test_a_whole_run_that_is_killed_goes_on_and_is_looked_at(
+    double: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double.plan(**SHORT)
     with closing(make_env("2s3z", "smac", 2)) as env:
         q = new_q_function(env.spec, (8, 4, 8), 0)
         made = list(collect(q, env, 8, np.random.default_rng(0), epsilon=1.0, seed=0))
         data = cfcql(tmp_path / "2s3z_public.h5", made, env.spec.episode_limit + 1)
         assert len(load_dataset(data, env.spec).episodes) == 8
-    double.plan(limit=25, every=11, faults=["empty", "reset"])
+    double.plan(**SHORT, every=11, faults=["empty", "reset"])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]]))
     run = tmp_path / "runs" / "ovmse_0"
     command = [sys.executable, "-m", "ovmse.cli", "train", str(run), "--dataset", str(data)]
-    path = os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])
-    environment = {**os.environ, "PYTHONPATH": path}
-    with subprocess.Popen([*command, *SETTINGS], env=environment) as first:
+    with subprocess.Popen([*command, *SETTINGS]) as first:
         until = time.monotonic() + 120
-        while not (run / "metrics.jsonl").exists() or len(read_metrics(run)) < 4:
+        while not (run / "metrics.jsonl").exists() or len(read_metrics(run)) < 3:
             assert first.poll() is None and time.monotonic() < until
             time.sleep(0.01)
         first.send_signal(signal.SIGKILL)
     assert not double.living(12)
     before = read_metrics(run)
-    done = subprocess.run([*command, *SETTINGS], env=environment, capture_output=True, text=True)
+    done = subprocess.run([*command, *SETTINGS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert NEW_BATTLES in done.stdout and not double.living()
     rows, engine = read_metrics(run), read_config(run)["engine"]
-    assert rows[: len(before) - 1] == before[:-1] and rows[-1]["env_steps"] >= 900
+    assert rows[: len(before) - 1] == before[:-1] and rows[-1]["env_steps"] >= 400
     assert sum(row.get("void_battles", 0) for row in rows) > 0
     assert engine["game"] == "4.10.0.75689" and len(engine["seeds"]) == 2
     seeds = [seed for of_slot in engine["seeds"] for seed in of_slot]
@@ -94,10 +109,17 @@ def test_a_whole_run_that_is_killed_and_goes_on(double: Double, tmp_path: Path) 
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     truth = {(n["length"], round(n["total"], 4)) for n in double.noted("battle")}
     assert all((e["length"], e["return"]) in truth for e in events)
-    # What the notebooks look at.
-    assert len(replay([run])) == sum(row["phase"] == "online" for row in rows)
-    double.plan(limit=25)
-    (battle,) = record(run, rows[-1]["env_steps"], battles=1)
-    assert len(battle.units) == battle.episode.length + 1
-    assert set(battle.units[0].unit_type) == {"stalker", "zealot"}
+    # The drift notebook: every snapshot replayed, what cannot be shown said, the player at the end.
+    double.plan(**SHORT)
+    executed = tmp_path / "drift.ipynb"
+    papermill.execute_notebook(
+        ROOT / "notebooks" / "02_q_drift.ipynb", executed, {"runs": str(run)},
+        cwd=tmp_path, progress_bar=False,
+    )  # fmt: skip
+    said, pictures = shown(executed)
+    assert "smac cannot put a battle back" in said and "exceeds the target at" in said
+    (player,) = (p for p in pictures if "The units of both teams" in p["description"])
+    assert {"stalker", "zealot"} <= set(re.findall("stalker|zealot", json.dumps(player)))
+    measured = [row for row in rows if row["phase"] == "online"]
+    assert [row["env_steps"] for row in measured] == sorted(replay([run]).env_steps)
     assert not double.living()

@@ -19,16 +19,17 @@ from analysis.battles import Battle, Opinion
 from analysis.charts import theme
 from analysis.charts.player.bars import ATTACK, bars
 from analysis.charts.player.changes import changes
+from analysis.charts.player.compact import literal, together
 from analysis.charts.player.controls import controls
 from analysis.charts.player.field import field
-from analysis.charts.player.parts import FAINT, WIDTH, Marks, mark, text
+from analysis.charts.player.parts import FAINT, WIDTH, Marks, Part, mark, text
 from analysis.charts.player.series import series
 from analysis.charts.player.stored import CHANGES, stored
 from analysis.charts.show import vega_mimebundle
 from analysis.whatif import WhatIf
 from ovmse.errors import UserError
 
-LIMIT = 60_000  # bytes of one battle in a file
+LIMIT = 60_000  # bytes of the player of one battle: what is written and read of it, in UTF-8
 DESCRIPTION = (
     "The units of both teams at each step, who explores and who attacks whom; the team's values "
     "over the battle; each agent's value of every available action. The slider takes the arrow "
@@ -60,24 +61,33 @@ def player(
     """Battles of one task with what networks think of them; a number picks one of several.
 
     what_ifs: of every battle, for the panel that changes one action. labels: what the title calls
-    each of several battles. start: the step that is shown at first. A battle takes at most `LIMIT`
-    bytes of a file: where one would take more, the what-if panel is left out. Only arrays are read:
-    neither the backend nor a network is needed. Raises UserError where the battles do not fit each
-    other or what is given with them.
+    each of several battles. start: the step that is shown at first. The player of one battle takes
+    at most `LIMIT` bytes: where it would take more, the what-if panel is left out, and a sentence
+    in its place says so. Only arrays are read: neither the backend nor a network is needed. Raises
+    UserError where the battles do not fit each other or what is given with them, and where one
+    takes more than `LIMIT` without the panel too.
     """
     battles = list(battles)
     _check(battles, opinions, what_ifs, labels)
     agents, names = battles[0].agents, battles[0].actions
     labels = labels or [_label(n, battle) for n, battle in enumerate(battles, 1)]
     given = list(zip(battles, opinions, labels))
-    kept = [stored(*one, what_ifs[n] if what_ifs else None) for n, one in enumerate(given)]
-    if what_ifs and max(_size(k) for k in kept) > LIMIT:
-        what_ifs, kept = None, [stored(*one) for one in given]
-    if max(_size(k) for k in kept) > LIMIT:
-        raise UserError(f"a battle of {len(agents)} agents takes more than {LIMIT:,} bytes")
-    targets = all(name in k for name in CHANGES for k in kept)
-    agent = _first_strayed(battles[0], opinions[0], start)
-    return Player(_spec(title, battles, kept, agents, names, bool(what_ifs), targets, start, agent))
+    agent, left_out = _first_strayed(battles[0], opinions[0], start), ""
+    for panel in (what_ifs, None) if what_ifs else (None,):
+        kept = [stored(*one, panel[n] if panel else None) for n, one in enumerate(given)]
+        targets = all(name in k for name in CHANGES for k in kept)
+        spec = _spec(
+            title, battles, kept, agents, names, bool(panel), targets, start, agent, left_out
+        )
+        sizes = [_size(k) for k in kept]
+        if (size := _size(spec) - sum(sizes) + max(sizes)) <= LIMIT:
+            return Player(spec)
+        steps = battles[sizes.index(max(sizes))].episode.length
+        left_out = (
+            f"a battle of {len(agents)} agents and {steps} steps would take {size / 1000:,.0f} kB "
+            f"of a file, allowed: {LIMIT / 1000:.0f} kB; choose a shorter battle or a smaller map"
+        )
+    raise UserError(f"the player is left out: {left_out}")
 
 
 def _spec(
@@ -90,22 +100,26 @@ def _spec(
     targets: bool,
     start: int,
     agent: int,
+    left_out: str,
 ) -> dict[str, Any]:
     uid = f"player-{hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:8]}-{next(_number)}"
     below = bars(agents, names, what_if)
     parts = [below, field(battles[0]), series(len(agents))]
     if what_if:
         parts.append(changes(below.end, agents, targets))
+    elif left_out:
+        parts.append(_instead(below.end, left_out))
     said = f"={json.dumps(title)} + ', ' + b.label" if len(kept) > 1 else title
     head = [
         text(x=0, y=10, text=said, fontSize=16, fontWeight="bold", limit=WIDTH - 96),
         *_press(),
         text(x=0, y=36, text=f"={_status()}", fontSize=14, limit=WIDTH),
     ]
+    marks, data = together(head + [m for part in parts for m in part.marks])
     signals = [
         *controls(uid, kept, start, len(agents) if what_if else 0, len(names), agent),
-        {"name": "names", "value": names},
-        {"name": "targets", "value": _targets(battles[0], names)},
+        {"name": "names", "update": literal(names)},
+        {"name": "targets", "update": literal(_targets(battles[0], names))},
     ]
     axis = theme.config()["axis"] | {"labelFont": theme.FONT, "titleFont": theme.FONT}
     axis |= {"labelFontSize": 12, "titleFontSize": 13, "titlePadding": 6, "grid": True}
@@ -115,14 +129,20 @@ def _spec(
         "usermeta": {"embedOptions": {"renderer": "svg", "actions": menu}},
         "background": "transparent",
         "width": WIDTH,
-        "height": parts[-1].end if what_if else below.end + 4,
+        "height": max(part.end for part in parts) + 4,
         "padding": 5,
         "autosize": "none",
         "config": {"axis": axis, "text": LETTERS},
         "signals": signals + [s for part in parts for s in part.signals],
-        "data": [d for part in parts for d in part.data],
-        "marks": head + [m for part in parts for m in part.marks],
+        "data": [d for part in parts for d in part.data] + data,
+        "marks": marks,
     }
+
+
+def _instead(begin: float, left_out: str) -> Part:
+    """In the place of the what-if panel, why it is not there."""
+    words = f"The what-if panel is left out: {left_out}.".split("; ")
+    return Part([text(x=0, y=begin + 26, text=[f"{words[0]};", *words[1:]])], end=begin + 52)
 
 
 def _press() -> Marks:
@@ -131,7 +151,6 @@ def _press() -> Marks:
     return [
         mark("path", x=WIDTH - 70, y=12, path=icon, fill=theme.AROUND),
         text(x=WIDTH - 54, y=12, text="=button"),
-        # Above what it says, so that it hears every click.
         mark("rect", name="press", x=WIDTH - 84, y=-2, width=84, height=27, cornerRadius=4,
              fill=FAINT, fillOpacity=0.25, cursor="pointer"),
     ]  # fmt: skip
@@ -183,5 +202,5 @@ def _label(number: int, battle: Battle) -> str:
     return f"battle {number}: {won}"
 
 
-def _size(kept: dict[str, Any]) -> int:
-    return len(json.dumps(kept))
+def _size(value: dict[str, Any]) -> int:
+    return len(json.dumps(value, ensure_ascii=False).encode())

@@ -53,14 +53,25 @@ def _data(agents: list[str], actions: list[str], what_if: bool) -> Marks:
                   a=f"datum.k % {a}"),
         keep(flag_at("open", f"floor(datum.k / {a})", f"(datum.k % {a})", a)),
     )  # fmt: skip
-    # What is packed of available actions alone stands in their order.
+    # What is packed of available actions alone stands in their order; what is packed of those that
+    # were not taken, in theirs.
     cells["transform"] += [
-        {"type": "window", "ops": ["row_number"], "as": ["p"]},
+        *formulas(other=f"{code_at('action', f'floor(datum.k / {a})')} != datum.a ? 1 : 0"),
+        {
+            "type": "window",
+            "ops": ["row_number", "sum"],
+            "fields": [None, "other"],
+            "as": ["p", "r"],
+        },
         *formulas(q=number_at("q", "datum.p - 1")),
     ]
     if what_if:
         cells["transform"] += formulas(
-            **{f: f"b.{f} ? {number_at(f, 'datum.p - 1')} : null" for f in CHANGES},
+            **{
+                f: f"!b.{f} ? null : datum.other ? {number_at(f, 'datum.r - 1')}"
+                f" : {number_at(of, 'datum.t')}"
+                for f, (_, of) in CHANGES.items()
+            },
             changed_ovm="max(datum.changed_target, datum.changed_memory)",
         )
     ends = {"type": "joinaggregate", "groupby": ["i"], "fields": ["q", "q"]}
@@ -122,7 +133,7 @@ def _rows(height: int, width: float, what_if: bool) -> Marks:
     small = 13 if height > 20 else 11
     agent = f"=(datum.i + .5) * {height}"
     colour = f"datum.taken ? (datum.random ? '{THEIRS}' : '{OURS}') : '{FAINT}'"
-    of_agent = f"=datum.explored ? '{THEIRS}' : '{OURS}'"
+    of_agent = f"=datum.explored ? '{THEIRS}' : '{theme.AROUND}'"
     room = height - 9
     marks = [
         mark("rule", "agents", x=0, x2=WIDTH, y=f"=(datum.i + 1) * {height}", stroke=FAINT,

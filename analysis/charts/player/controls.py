@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from analysis.charts.base import NATIVE
+from analysis.charts.player.compact import literal
 from analysis.charts.player.packing import ALPHABET
 from analysis.charts.player.parts import Marks
 
@@ -39,7 +40,7 @@ def controls(
     longest = max(b["steps"] for b in battles)
     return [
         {"name": "alphabet", "value": ALPHABET},
-        {"name": "battles", "value": battles},
+        {"name": "battles", "update": literal(battles)},
         {"name": "battle", "value": 1, **which},
         {"name": "b", "update": f"battles[clamp(+battle, 1, {len(battles)}) - 1]"},
         _signal(

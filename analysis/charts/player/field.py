@@ -50,7 +50,7 @@ def _data(units: Units, size: int) -> Marks:
     return [
         rows(
             "units", str(size), "u",
-            *_place("datum.u", size),
+            *formulas(**{name: number_at(name, f"t * {size} + datum.u") for name in ("x", "y")}),
             *formulas(health=f"{code_at('health', f't * {size} + datum.u')} / {HEALTH}",
                       ours=f"datum.u < {(units.team == 0).sum()}",
                       label=f"{_labels(units)}[datum.u]"),
@@ -59,20 +59,18 @@ def _data(units: Units, size: int) -> Marks:
         {"name": "dead", "source": "units", "transform": [keep("datum.health <= 0")]},
         {"name": "aims", "source": "agents", "transform": [
             keep(f"datum.action >= 0 && {target} >= 0"),
-            *_place("datum.i", size), *_place(target, size, "_of"),
+            *_place("datum.i"), *_place(target, "_of"),
             *formulas(x2=".2 * datum.x + .8 * datum.x_of", y2=".2 * datum.y + .8 * datum.y_of"),
         ]},
         {"name": "ringed", "source": "agents", "transform": [
-            keep("datum.explored"), *_place("datum.i", size),
+            keep("datum.explored"), *_place("datum.i"),
         ]},
     ]  # fmt: skip
 
 
-def _place(unit: str, size: int, which: str = "") -> list[dict[str, str]]:
-    """The fields `x` and `y`, in map units."""
-    return formulas(
-        **{name + which: number_at(name, f"t * {size} + {unit}") for name in ("x", "y")}
-    )
+def _place(unit: str, which: str = "") -> list[dict[str, str]]:
+    """The fields `x` and `y` of a unit, in map units."""
+    return formulas(**{name + which: f"data('units')[{unit}].{name}" for name in ("x", "y")})
 
 
 def _scales() -> Marks:

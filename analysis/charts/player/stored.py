@@ -12,7 +12,12 @@ from analysis.charts.player.view import view
 from analysis.whatif import WhatIf
 
 SERIES = ("q_tot", "memory", "td_target", "returns")
-CHANGES = {"changed": "q_tot", "changed_memory": "memory", "changed_target": "td_target"}
+# What-if values: of a `WhatIf`, and the name of their value where nothing is changed.
+CHANGES = {
+    "changed": ("q_tot", "q_tot"),
+    "changed_memory": ("memory", "memory"),
+    "changed_target": ("td_target", "y_zero"),
+}
 
 
 def stored(
@@ -23,7 +28,9 @@ def stored(
     Whole numbers and flags: `action`, `greedy`, `explored` ``[L, N]``, `open` ``[L, N, A]``,
     `health` ``[L + 1, U]`` in per cent of `HEALTH`. Numbers: `x`, `y` ``[L + 1, U]`` (map units; of
     the dead, where they fell), the `SERIES` ``[L]``, and of the K available actions in the order of
-    ``[L, N, A]`` `q`, each agent's ``Q_i``, and the `CHANGES`, what-if values.
+    ``[L, N, A]`` `q`, each agent's ``Q_i``. What-if values: of those actions that were not taken,
+    in the same order, the `CHANGES`; of what was done, which is the same for every agent, `y_zero`
+    ``[L]`` (the TD(0) target), and `q_tot` and `memory`.
     """
     episode = battle.episode
     avail = episode.avail_actions[:-1]
@@ -34,9 +41,12 @@ def stored(
     out |= {"open": flags(avail), "lived": (avail.sum(-1) > 1).sum(0).tolist()}
     out |= {name: numbers(getattr(opinion, name)) for name in SERIES}
     out["q"] = numbers(opinion.q_agents[avail])
-    for name, of in CHANGES.items():
+    taken = np.arange(avail.shape[-1]) == episode.actions[..., None]
+    for name, (of, done) in CHANGES.items():
         if changes is not None and (values := getattr(changes, of)) is not None:
-            out[name] = numbers(values[avail])
+            out[name] = numbers(values[avail & ~taken])
+            if done not in out:
+                out[done] = numbers(values[:, 0][taken[:, 0]])
     if battle.units:
         health = np.stack([u.health for u in battle.units])
         place = _where_they_fell(np.stack([u.position for u in battle.units]), health)
