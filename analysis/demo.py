@@ -11,15 +11,10 @@ import typer
 
 from analysis.answers import kept_wins
 from analysis.notebook import runs_folder
-<<<<<<< HEAD
 from analysis.report import write_study
 from analysis.report.page import NOTEBOOKS
 from analysis.tables import curves
-from ovmse.cli.app import one_sentence, parameters_given
-=======
-from analysis.report import write_report
 from ovmse.cli.options import one_sentence, parameters_given
->>>>>>> origin/main
 from ovmse.cli.terminal import show_sweep, stoppable
 from ovmse.runs.files import PROJECT
 from ovmse.sweep.engine import default_workers, sweep

@@ -11,7 +11,7 @@ from analysis.report.findings import findings
 from analysis.report.page import NOTEBOOKS
 from analysis.report.study import write_study
 from analysis.widgets.progress import tracked
-from ovmse.cli.app import one_sentence
+from ovmse.cli.options import one_sentence
 from ovmse.runs.files import PROJECT
 
 
