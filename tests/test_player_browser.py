@@ -206,6 +206,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.timeout(600)  # what is slow is kept beside the run for the next time
 @pytest.mark.parametrize("name", SMALL)
 def test_a_notebook_runs_to_its_end_and_its_battle_is_watched(browser, lab, name) -> None:
     """On a shipped run, small: from the first cell to the last, then by mouse and keyboard."""
