@@ -89,7 +89,8 @@ def events_or_recorded(run: str | Path, battles: int = 16) -> Events:
 def events_of(recorded: Iterable[tuple[int, Sequence[Battle]]], config: Config) -> Events:
     """The events of battles that were recorded anew, each lot at its environment steps; numbered
     from 1."""
-    lines, agents = [], 0
+    lines: list[_Line] = []
+    agents = 0
     for at, battles in recorded:
         lines += [_line(battle, len(lines) + n, at) for n, battle in enumerate(battles, 1)]
         agents = battles[0].episode.actions.shape[1]

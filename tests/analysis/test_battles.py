@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT
 from exploring import climb_run
 
-from analysis.battles import opinion, record, record_with
+from analysis.battles import AT_ONCE, opinion, record, record_with
 from analysis.moments import valued
 from analysis.snapshots import Snapshots
 from ovmse.envs import make_env
@@ -29,7 +29,7 @@ def battles():
 
 def test_battles_are_those_of_the_plain_rollout(battles) -> None:
     q = Snapshots(RUN).network(60_000)
-    with closing(make_env("2s3z", num_envs=3)) as env:
+    with closing(make_env("2s3z", num_envs=AT_ONCE)) as env:
         rng = np.random.default_rng(5)
         plain = list(collect(q, env, 3, rng, "epsilon_greedy", 0.3, seed=5))
     assert len(battles) == 3
@@ -43,12 +43,12 @@ def test_a_battle_can_be_played_again_from_any_of_its_steps(battles) -> None:
     """Same state, same actions: the same rewards, though other battles ran beside it."""
     battle = battles[0]
     begin = battle.episode.length // 2
-    with closing(make_env("2s3z", num_envs=2)) as env:
+    with closing(make_env("2s3z", num_envs=AT_ONCE)) as env:
         env.reset(0)
-        env.set_state([np.stack([leaf, leaf]) for leaf in battle.before[begin]])
+        env.set_state([np.stack([leaf] * AT_ONCE) for leaf in battle.before[begin]])
         for t in range(begin, battle.episode.length):
-            step = env.step(np.stack([battle.episode.actions[t]] * 2))
-            assert step.reward == pytest.approx([battle.episode.reward[t]] * 2, abs=1e-5)
+            step = env.step(np.stack([battle.episode.actions[t]] * AT_ONCE))
+            assert step.reward == pytest.approx([battle.episode.reward[t]] * AT_ONCE, abs=1e-5)
     assert len(battle.before) == battle.episode.length
 
 

@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT
 from scipy.stats import spearmanr
 
-from analysis.battles import record, record_with
+from analysis.battles import AT_ONCE, record, record_with
 from analysis.branches import Point, at_points, branch, spread_points
 from analysis.diagnostics.calibration import against
 from analysis.snapshots import Snapshots
@@ -35,8 +35,8 @@ def battles():
 
 
 def test_with_the_recorded_chance_a_branch_returns_what_was_recorded(pretrained, battles) -> None:
-    points = spread_points(battles, 12, seed=1)
-    with closing(make_env("2s3z", num_envs=8)) as env:
+    points = spread_points(battles, 24, seed=1)  # more than slots: the last begin in between
+    with closing(make_env("2s3z", num_envs=AT_ONCE)) as env:
         got = branch(pretrained, env, points, 1, GAMMA, seed=None)
         anew = branch(pretrained, env, points, 3, GAMMA, seed=1)
         again = branch(pretrained, env, points, 3, GAMMA, seed=1)
@@ -98,7 +98,7 @@ def test_branches_of_the_climb_game_are_those_of_its_tables() -> None:
             values = values.masked_fill(~torch.tensor(game.avail[state]), -torch.inf)
             if step == EPISODE_LIMIT:
                 end = q.q_tot(values.max(-1).values, torch.eye(STATES)[None, state])
-                return total + GAMMA ** (step - point.step) * float(end)
+                return total + GAMMA ** (step - point.step) * end.item()
             last = values.argmax(-1)
 
     for point, found in zip(points, got.returns, strict=True):

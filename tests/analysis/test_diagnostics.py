@@ -376,7 +376,7 @@ def test_schedules_are_drawn_for_each_course() -> None:
 
     def drawn(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         layered = schedules(table)
-        data = pd.read_csv(io.StringIO(layered.layer[0].data.values))
+        data = pd.read_csv(io.StringIO(layered.data.values))
         return data, layered.title.text
 
     table = _story(epsilon=[1, 0.5, 0.1, 0.1] * 2, lambda_memory=[1.0, 0.5, 0, 0] + [np.nan] * 4)

@@ -20,23 +20,47 @@ from analysis.kept import kept, key
 from analysis.notebook import run_given, runs_given
 from analysis.tables import curves
 from analysis.widgets import progress
+from ovmse.datasets import write_dataset
 from ovmse.errors import UserError
 from ovmse.runs.directory import checksum
 from ovmse.runs.reading import RunError
+from ovmse.training.phase import FixedBattles
 
 RUN = "ovmse"
 
 
-@pytest.fixture
-def runs(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One shipped run with its pre-training and three snapshots."""
-    folder = tmp_path / "runs"
+    folder = tmp_path_factory.mktemp("shipped") / "runs"
     for name in (RUN, "pretrain"):
         source = ROOT / "data/runs/2s3z" / name
         shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("cache"))
     for snapshot in sorted((folder / RUN / "snapshots").iterdir())[:-3]:
         snapshot.unlink()
     return folder
+
+
+@pytest.fixture(scope="module")
+def small(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with four of its fixed battles, as if training had measured these."""
+    folder = tmp_path_factory.mktemp("small") / "runs"
+    shutil.copytree(shipped, folder, ignore=shutil.ignore_patterns("cache"))
+    fixed, of = next(folder.rglob("fixed.h5")), snapshots.Snapshots(folder / RUN)
+    episodes = [e for e in of.fixed if e.terminated][:4]
+    write_dataset(fixed, episodes, of.spec, {"policy": "of the run"})
+    rows = [json.loads(line) for line in (folder / RUN / "metrics.jsonl").read_text().splitlines()]
+    battles = FixedBattles(episodes, of.config.gamma)
+    for row in rows:
+        if row["phase"] == "online" and row["env_steps"] in of.files:
+            row["q_fixed"] = battles.measure(of.network(row["env_steps"]))["q_fixed"]
+    (folder / RUN / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def runs(small: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small, tmp_path / "runs"))
 
 
 @pytest.fixture
@@ -59,6 +83,10 @@ def test_a_snapshot_is_replayed_once(runs: Path, loaded: list[Path]) -> None:
     again = drift.replay(runs)
     assert len(loaded) == 3
     assert again.equals(first)
+
+
+def test_what_ships_is_what_training_recorded(shipped: Path) -> None:
+    assert drift.replayed_curves(shipped).q_fixed.notna().sum() == 3
 
 
 def test_several_tasks_are_refused_before_any_replay(runs: Path, loaded: list[Path]) -> None:

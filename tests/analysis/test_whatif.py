@@ -77,13 +77,13 @@ def test_a_changed_step_is_what_a_second_simulator_and_the_acting_network_give(
 ) -> None:
     q, episode, gamma = networks[0], battle.episode, RUN.config.gamma
     at = np.argwhere(episode.avail_actions[:-1])[::97]
-    with closing(make_env("2s3z", num_envs=2)) as env:
+    with closing(make_env("2s3z", num_envs=AT_ONCE)) as env:
         env.reset(3)
         for t, i, a in at:
             joint = episode.actions[t].astype(int)
             joint[i] = a
-            env.set_state([np.stack([leaf, leaf]) for leaf in battle.before[t]])
-            step = env.step(np.stack([joint, joint]))
+            env.set_state([np.stack([leaf] * AT_ONCE) for leaf in battle.before[t]])
+            step = env.step(np.stack([joint] * AT_ONCE))
             hidden, last = torch.zeros(5, 64), torch.full((1, 5), -1)
             for s in range(t + 1):
                 _, hidden = q.act(torch.tensor(episode.obs[s]).float()[None], last, hidden)
