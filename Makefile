@@ -34,7 +34,7 @@ test check: setup
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
-	$(RUN) pytest -n 2 --dist loadscope $(SOME)
+	$(RUN) pytest -n 2 --dist loadscope --no-loadscope-reorder $(SOME)
 
 # JupyterLab refuses to run as root (usual in containers) unless told; it listens on localhost only
 # and asks for the token in the address that it prints. From the project's root, runs and reports

@@ -91,7 +91,10 @@ def _measure(name: str, runs: Path, whole: bool) -> list[str]:
             resources={"metadata": {"path": str(PROJECT / "notebooks")}},
             on_notebook_start=lambda **_: watcher.start(),
             on_cell_executed=executed,
-        ).execute(env={**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": cache})
+        ).execute(
+            env={**os.environ, "OMP_NUM_THREADS": "1"}
+            | ({"XDG_CACHE_HOME": cache} if whole else {})
+        )
     stop.set()
     watcher.join()
     end = at[max(at)] if whole else ("–", "–")

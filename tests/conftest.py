@@ -22,10 +22,15 @@ NUM_ENVS = 8
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What trains on SMAX is slow: it begins by compiling for half a minute."""
+    """What trains on SMAX is slow: it begins by compiling for half a minute. Files with slow tests
+    come first, so that no process is left alone with one in the end."""
     for item in items:
         if "dataset_file" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+    long = {
+        i.path for i in items if i.get_closest_marker("slow") or i.get_closest_marker("browser")
+    }
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session", autouse=True)

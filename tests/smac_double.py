@@ -10,7 +10,7 @@ The game is a real process (``sleep``) of the environment's process group.
 
 ``SMAC_DOUBLE`` (JSON) says what goes wrong: ``log`` (a folder for what really happened), ``faults``
 (one after another, in each ``every``-th battle of all processes together), ``limit`` (a shorter
-episode limit), ``slow`` (seconds of a slow reset).
+episode limit), ``damage`` (of an enemy's hit), ``slow`` (seconds of a slow reset).
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ class StarCraft2Env:
             far = np.hypot(*away.T)
             near = int(far.argmin())
             if far[near] <= 5:
-                self._hit(0, living[near], 6.0)
+                self._hit(0, living[near], self._plan.get("damage", 6.0))
             else:
                 self._where[1][enemy] += away[near] / far[near] * 1.5
         killed = alive - (self._health[1] > 0).sum()

@@ -70,7 +70,7 @@ def test_every_algorithm_runs_on_every_map(collected: tuple[str, Path]) -> None:
     for algorithm in ALGORITHMS:
         config = Config.from_parameters(
             algorithm=algorithm, task=task, dataset=str(folder / "medium_replay.h5"),
-            preset="tiny", seed=5, offline_updates=3, online_steps=1_600, test_interval=800,
+            preset="tiny", seed=5, offline_updates=3, online_steps=1_600, test_interval=1_600,
             num_envs=16, fixed_battles=16, batch_size=4, episodes_per_update=2, mixing_ratio=0.25,
             policy_warmup_steps=320 if algorithm == "wsrl" else None,
         )  # fmt: skip

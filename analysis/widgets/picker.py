@@ -17,8 +17,10 @@ from ovmse.runs.files import PROJECT, RUNS
 from ovmse.runs.listing import ListedRun, list_runs
 
 SHOWN = 12  # lines of the list before it scrolls
-# In the list's own letters, over its columns.
-HEADING = "margin: 0; padding: 0 5px; font: 13px monospace; font-weight: bold; background: none"
+LOOK = """<style>
+.runs option, pre.runs { font: 13px "DejaVu Sans Mono", Menlo, Consolas, monospace; }
+pre.runs { margin: 0; padding: 0 4px; font-weight: bold; background: none; }
+</style>"""  # letters of one width, so that the heading stands over its columns
 
 
 def pick_runs(*folders: str | Path, one: bool = False) -> None:
@@ -44,9 +46,9 @@ def pick_runs(*folders: str | Path, one: bool = False) -> None:
         "  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)) for row in table
     ]
     choice = SelectMultiple(options=list(zip(texts, runs, strict=True)), rows=min(SHOWN, len(runs)))
-    choice.layout.width = "690px"
-    choice.style.font_family = "monospace"
-    head, line = HTML(f'<pre style="{HEADING}">{heading}</pre>'), HTML()
+    choice.layout.width, choice.layout.max_width = "max-content", "100%"
+    choice.add_class("runs")
+    head, line = HTML(f'{LOOK}<pre class="runs">{heading}</pre>'), HTML()
 
     def say(_: object = None) -> None:
         places = [_place(run.path) for run in choice.value]

@@ -92,9 +92,10 @@ class SmacEnv:
         return self._frame()
 
     def step(self, actions: np.ndarray) -> Step:
-        """actions ``[E, N]`` int. Raises ValueError before ``reset``, on a wrong shape and on an
-        action that is not available; UserError where a game has failed too often in a row."""
-        if not self._started:
+        """actions ``[E, N]`` int. Raises ValueError before ``reset`` and after a step that was
+        interrupted, on a wrong shape and on an action that is not available; UserError where a game
+        has failed too often in a row."""
+        if not self._started or any(game and game.stage == ACTING for game in self._games):
             raise ValueError("call reset() before step()")
         actions = np.asarray(actions)
         if actions.shape != (self.num_envs, self.spec.n_agents):

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -305,6 +306,28 @@ def test_no_orphan_whatever_ends_the_parent(tmp_path: Path) -> None:
         for how, sign, double, parent in started:
             parent.wait(20)
             assert not double.living(12), (how, sign)
+
+
+def test_after_a_step_that_was_interrupted_comes_a_reset(double: Double) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    double.plan(every=1, faults=["hang"])
+    with closing(make_env("3m", "smac", 1)) as env:
+        seen = env.reset(0)
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 1.0)
+            with pytest.raises(KeyboardInterrupt):
+                play(env, seen, 3)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        with pytest.raises(ValueError, match="reset"):
+            env.step(np.ones((1, 3), int))
+        double.plan()
+        play(env, env.reset(), 5)
+    assert not double.living()
 
 
 def test_a_game_that_is_killed_takes_its_battle_alone(double: Double) -> None:

@@ -71,8 +71,8 @@ def test_workers_and_kernels_killed_at_random_change_nothing(
     sweep.until(sweep.kernels)
     rng = random.Random(0)
     while sweep.process.poll() is None:
-        time.sleep(rng.uniform(2, 7))
-        if kills < 8 and sweep.process.poll() is None and (workers := sweep.workers()):
+        time.sleep(rng.uniform(1, 5))
+        if kills < 5 and sweep.process.poll() is None and (workers := sweep.workers()):
             kernels = sweep.kernels()
             rng.choice(kernels if kernels and kills % 4 == 3 else workers).kill()
             kills += 1
@@ -87,17 +87,17 @@ def test_killed_whole_and_the_command_again(
     grid: Path, undisturbed: tuple[Path, dict], tmp_path: Path
 ) -> None:
     """A local sweep's scheduler is the command's own process."""
-    sweep = Sweep(grid, tmp_path)
+    sweep = Sweep(grid, tmp_path, *HALF)
     sweep.until(sweep.training)
     below = sweep.below()
     sweep.process.kill()
     psutil.wait_procs(below, timeout=10)
     assert not alive(below)  # workers and kernels end by themselves
-    assert len(measured(tmp_path)) < 4
+    assert len(measured(tmp_path)) < 2
     assert "unfinished" in {run.status for run in list_runs(tmp_path)}
-    code, out, err = Sweep(grid, tmp_path).end()
+    code, out, err = Sweep(grid, tmp_path, *HALF).end()
     assert (code, err) == (0, ""), out
-    assert measured(tmp_path) == undisturbed[1]
+    assert measured(tmp_path) == half(undisturbed)
 
 
 def test_two_sweeps_of_one_folder_share_the_runs(
@@ -181,14 +181,14 @@ def test_a_cluster_of_others_and_the_death_of_its_scheduler(
         worker(address, tmp_path),
         worker(address, tmp_path),
     ):
-        sweep = Sweep(grid, runs, "--scheduler", address)
+        sweep = Sweep(grid, runs, *HALF, "--scheduler", address)
         sweep.until(sweep.training)
         process.kill()
         code, _, err = sweep.end(timeout=60)
         assert code == 2
         assert f"the scheduler at {address} is gone; the same command continues" in err
     with scheduler(tmp_path) as (address, _), worker(address, tmp_path), worker(address, tmp_path):
-        code, out, err = Sweep(grid, runs, "--scheduler", address).end()
+        code, out, err = Sweep(grid, runs, *HALF, "--scheduler", address).end()
         assert (code, err) == (0, ""), out
         assert f"scheduler at {address}" in out
-    assert measured(runs) == undisturbed[1]
+    assert measured(runs) == half(undisturbed)

@@ -133,7 +133,7 @@ def _rows(height: int, width: float, what_if: bool) -> Marks:
     small = 13 if height > 20 else 11
     agent = f"=(datum.i + .5) * {height}"
     colour = f"datum.taken ? (datum.random ? '{THEIRS}' : '{OURS}') : '{FAINT}'"
-    of_agent = f"=datum.explored ? '{THEIRS}' : '{OURS}'"
+    of_agent = f"=datum.explored ? '{THEIRS}' : '{theme.AROUND}'"
     room = height - 9
     marks = [
         mark("rule", "agents", x=0, x2=WIDTH, y=f"=(datum.i + 1) * {height}", stroke=FAINT,
