@@ -73,10 +73,8 @@ def what_it_costs(table: pd.DataFrame) -> str:
     if table.empty:
         return "Nobody explored in these battles: nothing was given up."
     first, last = table.iloc[0], table.iloc[-1]
-    said = (
-        f"Half of the random actions of {first.at_once:.0f} explorer{'s' * (first.at_once > 1)} at "
-        f"a step cost at most {first.cost:.2f} of `Q_tot`"
-    )
+    who = "1 explorer" if first.at_once == 1 else f"{first.at_once:.0f} explorers"
+    said = f"Half of the random actions of {who} at a step cost at most {first.cost:.2f} of `Q_tot`"
     if len(table) == 1:
         return f"{said}."
     return (

@@ -220,10 +220,10 @@ def test_a_notebook_runs_to_its_end_and_its_battle_is_watched(browser, lab, name
     notebook = lab.open(browser, f"{name}.ipynb")
     page, said = notebook.page, hear(notebook.page, ("error",))
     notebook.run_all()
-    assert notebook.counts() == list(range(1, len(code) + 1))
     cells = notebook.save().cells
-    outputs = {n: out for n, cell in enumerate(cells) for out in cell.get("outputs", ())}
-    assert not [out.evalue for out in outputs.values() if out.output_type == "error"]
+    outputs = [out for cell in cells for out in cell.get("outputs", ())]
+    assert not [out.evalue for out in outputs if out.output_type == "error"]
+    assert notebook.counts() == list(range(1, len(code) + 1))
     shown = [n for n, c in enumerate(cells) if VEGA in str([*c.get("outputs", ())])]
     page.evaluate("n => window.panel.content.scrollToItem(n, 'start')", shown[0])
 
@@ -242,8 +242,8 @@ def test_a_notebook_runs_to_its_end_and_its_battle_is_watched(browser, lab, name
     if name == "03_exploration":
         marks.last.click()
         assert shown_step(player) > 1 and "did" in what_if(player)
-    asked = what_if(player)
     player.locator(".cell path").nth(0).click()
+    asked = what_if(player)
     player.get_by_label("acts (0: greedily)").focus()
     page.keyboard.press("ArrowRight")
     assert what_if(player) != asked

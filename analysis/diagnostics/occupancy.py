@@ -13,9 +13,9 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from analysis.datasets import look
-from analysis.diagnostics.calibration import BATTLES, exploring_battles
+from analysis.diagnostics.calibration import BATTLES
 from analysis.each import Runs, each_snapshot, spaced
-from analysis.events import epsilon_at
+from analysis.events import epsilon_at, exploring_battles
 from analysis.snapshots import Snapshots
 from analysis.tables import at_the_end
 from ovmse.datasets.dataset import dataset_path
@@ -44,7 +44,7 @@ def shift(
         return dataset_path(c.task, c.dataset, c.backend)
 
     def measure(run: Snapshots, env_steps: int) -> dict[str, float]:
-        online = [battle.episode for battle in exploring_battles(run, env_steps, seed)]
+        online = [battle.episode for battle in exploring_battles(run, env_steps, seed=seed)]
         return {"auc": told_apart(battles(str(file(run)), run.config.backend), online)}
 
     def depends(run: Snapshots, env_steps: int) -> list[str | float | Path]:

@@ -46,7 +46,7 @@ def pick_runs(*folders: str | Path, one: bool = False) -> None:
         "  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)) for row in table
     ]
     choice = SelectMultiple(options=list(zip(texts, runs, strict=True)), rows=min(SHOWN, len(runs)))
-    choice.layout.width = "690px"
+    choice.layout.width, choice.layout.max_width = "max-content", "100%"
     choice.add_class("runs")
     head, line = HTML(f'{LOOK}<pre class="runs">{heading}</pre>'), HTML()
 

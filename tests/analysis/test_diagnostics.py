@@ -385,7 +385,7 @@ def test_schedules_are_drawn_for_each_course() -> None:
         "OVMSE, SE": ["ε, chance to explore"], "OVMSE": ["λ, weight of the memory"],
     }  # fmt: skip
     assert title == "What fades"
-    late = table.assign(env_steps=table.env_steps + [0] * 7 + [8])
+    late = table.assign(env_steps=table.env_steps + np.array([0] * 7 + [8]))
     assert set(drawn(late)[0].of) == {"OVMSE, SE", "OVMSE"}
     data, title = drawn(table.assign(epsilon=[1, 0.5, 0.1, 0.1, 0.3, 0.2, 0.1, 0.1]))
     assert data[data.of == "SE"]["mean"].tolist() == [0.3, 0.2, 0.1, 0.1]  # no greatest of all

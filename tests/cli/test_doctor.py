@@ -71,7 +71,8 @@ def test_what_takes_too_long_to_sum_and_what_has_no_card_is_a_note(
     write_climb_dataset(bare)
     shutil.copy(bare, tmp_path / "big.h5")
     (tmp_path / "big.md").write_text("SHA-256")
-    monkeypatch.setattr(doctor, "IMPORT_SECONDS", 0.0)
+    monkeypatch.setattr(doctor, "SECONDS", 0.0)
+    monkeypatch.setattr(doctor, "LEAST_SECONDS", 0.0)
     seen = found()
     assert seen["big.h5"].state == seen["smac/2s3z_medium.h5"].state == doctor.NOTE
     assert "too much to sum" in seen["big.h5"].found and "sha256sum" in seen["big.h5"].todo
