@@ -6,7 +6,7 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -24,13 +24,16 @@ WORKERS = 2
 WORKER = "spawn_main"  # what marks the command line of a worker of a local cluster
 TINY = {"algorithm": "qmix", "task": "climb_monotone", "preset": "tiny", "num_envs": 8,
         "online_steps": 2_000, "test_battles": 8, "long_test_battles": 8}  # fmt: skip
-BARE = (
-    'run_dir = ""\n' + "\n".join(f"{name} = None" for name in (*TINY, "test_interval", "seed")),
-    f"""from ovmse import Config, train
-given = {{name: globals()[name] for name in {[*TINY, "test_interval", "seed"]}}}
-for _ in train(Config.from_parameters(**given), run_dir):
-    pass""",
-)
+
+
+def bare(names: Sequence[str]) -> tuple[str, str]:
+    """The cells of a notebook that only trains, with these parameters: without charts, so that a
+    kernel imports less than it does."""
+    given = ["run_dir = ''", *(f"{name} = None" for name in names)]
+    return "\n".join(given), (
+        f"from ovmse import Config, train\ngiven = {{name: globals()[name] for name in {names}}}\n"
+        "for _ in train(Config.from_parameters(**given), run_dir):\n    pass"
+    )
 
 
 def batch(effort: Effort) -> tuple[list[list[str]], str]:
@@ -71,10 +74,10 @@ def kills(effort: Effort) -> str:
                 "test_interval": 500, "seed": f"0..{runs - 1}"}  # fmt: skip
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
-        bare = Path(folder) / "bare.ipynb"  # without charts, so that more than imports is killed
-        bare.write_text(json.dumps(notebook(*BARE)))
+        file = Path(folder) / "bare.ipynb"
+        file.write_text(json.dumps(notebook(*bare([*settings]))))
         whole, killed = (
-            _plan(Path(folder) / name, settings, str(bare)) for name in ("whole", "killed")
+            _plan(Path(folder) / name, settings, str(file)) for name in ("whole", "killed")
         )
         for _ in sweep(whole, WORKERS):
             pass

@@ -43,14 +43,15 @@ def write_climb_dataset(path: Path) -> Path:
 
 
 def climb_grid(folder: Path, **parameters: object) -> Path:
-    """Four runs of the small game: two algorithms, two seeds."""
+    """Four runs of the small game, by a notebook that only trains: two algorithms, two seeds."""
     dataset = folder / "climb.h5"
     if not dataset.exists():
         write_climb_dataset(dataset)
     given = {"algorithm": ["ovmse", "qmix"], "seed": "0..1", "task": "climb_monotone"}
     given |= {"dataset": str(dataset)} | SMALL | {"online_steps": 2_400}  # type: ignore[operator]
     given |= parameters
-    return write_grid(folder / "climb.yaml", "01_train", given)
+    notebook = write_notebook(folder / "bare.ipynb", *bench.sweeps.bare([*given]))
+    return write_grid(folder / "climb.yaml", notebook.name, given)
 
 
 def write_grid(path: Path, notebook: str, parameters: dict) -> Path:

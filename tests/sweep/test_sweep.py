@@ -61,7 +61,7 @@ def test_the_records_say_what_was_run(undisturbed: tuple[Path, dict]) -> None:
         record = read_record(run.path)
         assert (record["state"], record["attempts"], record["error"]) == ("done", 1, "")
         assert record["seconds"] > 1
-        nbformat.validate(nbformat.read(run.path / "01_train.ipynb", as_version=4))
+        nbformat.validate(nbformat.read(run.path / "bare.ipynb", as_version=4))
 
 
 def test_workers_and_kernels_killed_at_random_change_nothing(
