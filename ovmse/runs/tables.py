@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,9 @@ def _measured(path: str | Path, row: dict[str, Any]) -> dict[str, Any]:
     """A row of a run, if its numbers are numbers; else RunError."""
     for name in ("env_steps", "updates", *MEASURES):
         value = row.get(name)
-        if not isinstance(value, int | float) and (name == "env_steps" or value is not None):
-            raise RunError(f"{path}/metrics.jsonl is damaged: {name} is {value!r}")
+        number = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+        if not number and (name == "env_steps" or value is not None):
+            raise RunError(f"{path}/metrics.jsonl is damaged: {name} is {reprlib.repr(value)}")
     return row
 
 

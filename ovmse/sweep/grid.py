@@ -33,7 +33,7 @@ from ovmse.datasets.dataset import DatasetError, dataset_path, file_checksum, la
 from ovmse.datasets.hdf5 import require_source
 from ovmse.errors import UserError
 from ovmse.runs.code import checksums, learning_code_key
-from ovmse.runs.files import PROJECT, from_project, named_path
+from ovmse.runs.files import PROJECT, from_project, named_path, read_text
 from ovmse.sweep import MAX_RUNS
 from ovmse.sweep.fingerprint import fingerprint
 from ovmse.sweep.notebook_source import code_checksum, parameters_cell
@@ -93,7 +93,7 @@ def load_grid(path: str | Path) -> Grid:
     """Reads a grid file; raises UserError with one sentence if it is not well-formed."""
     path = named_path(path, "grid")
     try:
-        text = path.read_text()
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error})") from None
     try:

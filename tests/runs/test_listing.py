@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -60,6 +62,19 @@ def test_statuses(folder: Path) -> None:
     (early,) = (run for run in list_runs(folder) if run.algorithm == "wsrl")
     assert (early.seed, early.task, early.env_steps, early.error) == (3, "2s3z", None,
                                                                       "ValueError: no")  # fmt: skip
+
+
+def test_names_that_no_terminal_shows_stay_on_one_line(folder: Path) -> None:
+    odd = folder / os.fsdecode(b"o\xffd\td")
+    (folder / "se_seed0").rename(odd)
+    (odd / "config.json").write_text(json.dumps({"algorithm": "\ud800", "task": "a\n\x1b[31mb"}))
+    command = [sys.executable, "-m", "ovmse.cli", "runs", str(folder)]
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, capture_output=True, text=True, env=strict)
+    assert done.returncode == 0, done.stderr
+    cells = [line.split("\t") for line in done.stdout.splitlines()]
+    assert len(cells) == 10 and {len(line) for line in cells} == {8}
+    assert [r"o\udcffd\td", "unfinished", r"\ud800", r"a\n\x1b[31mb"] in [c[:4] for c in cells]
 
 
 def test_filters(folder: Path) -> None:
@@ -125,6 +140,22 @@ def test_whatever_lies_there_the_others_are_listed(
     assert lines["se_seed0"][1] in ("done", "failed", "unfinished")
     if name == "metrics.jsonl":
         assert lines["se_seed0"][5:7] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("measure", "value"),
+    [("loss", 10**400), ("env_steps", -(10**400)), ("updates", 2**63)],
+    ids=["loss", "env_steps", "updates"],
+)
+def test_a_number_that_no_table_holds_is_one_sentence(
+    folder: Path, tmp_path: Path, measure: str, value: int
+) -> None:
+    row = {"phase": "online", "env_steps": 1, "updates": 1, measure: value}
+    (folder / "se_seed0" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    done = CliRunner().invoke(app, ["runs", str(folder), "--export", str(tmp_path / "x.parquet")])
+    assert done.exit_code == 2
+    assert f"se_seed0/metrics.jsonl is damaged: {measure} is " in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and len(done.stderr) < 400
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from analysis.results import PLANNED, explorers, n_agents
 from ovmse.cli.app import app
+from ovmse.errors import UserError
 from ovmse.runs.code import (
     EXPECTED,
     CodeChangedError,
@@ -265,6 +267,15 @@ def test_a_mistake_is_one_sentence_before_anything_starts(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    for name in ("pipe.yaml", "pipe.ipynb"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "grid.yaml").write_text("notebook: pipe.ipynb")
+    for grid, named in (("pipe.yaml", "pipe.yaml"), ("grid.yaml", "pipe.ipynb")):
+        with pytest.raises(UserError, match=f"{named} .*Not a regular file"):
+            plan(load_grid(tmp_path / grid), tmp_path / "runs")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -420,6 +431,16 @@ def test_the_estimate_is_the_mean_of_the_runs_most_alike(tmp_path: Path) -> None
     assert (cost.left, cost.known, cost.finished) == (2, 2, 2)
     assert cost.core_hours == pytest.approx(2 * 150 / 3600)
     assert cost.size == pytest.approx(2 * 11_000, rel=0.1)
+    for number, (seconds, preset) in enumerate(  # damaged: what is of another kind tells nothing
+        [("1" + 400 * "0", '"quick"'), ("NaN", '"quick"'), ("-5", '"quick"'), ("1", '["quick"]')]
+    ):
+        odd = tmp_path / "runs" / f"odd{number}"
+        odd.mkdir()
+        record = f'{{"state": "done", "notebook": "01_train.ipynb", "seconds": {seconds}}}'
+        (odd / "sweep.json").write_text(record)
+        (odd / "config.json").write_text(f'{{"preset": {preset}}}')
+    again = estimate(planned, [tmp_path / "runs"], False)
+    assert (again.known, again.finished, again.core_hours) == (2, 3, cost.core_hours)
     grid.write_text(QMIX + ", preset: paper, seed: 0}")
     paper = plan(load_grid(grid), tmp_path / "runs")
     assert estimate(paper, [tmp_path / "runs"], False).known == 0  # nothing is alike
