@@ -86,7 +86,9 @@ class RunDirectory:
         try:
             (self.path / "snapshots").mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise RunError(f"{self.path} is a file, not a directory for a run") from None
+            places = (self.path / "snapshots", self.path, *self.path.parents)
+            file = next(p for p in places if p.exists() and not p.is_dir())
+            raise RunError(f"{file} is a file, not a directory for a run") from None
         self._lock = FileLock(self.path / ".lock")
         try:
             self._lock.acquire(timeout=wait)

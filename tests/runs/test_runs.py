@@ -426,8 +426,12 @@ def test_a_run_inside_another_is_refused_and_nothing_is_written(tmp_path: Path, 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     for path in (tmp_path / "run", tmp_path / "run" / "below"):
-        with pytest.raises(RunError, match="is a file, not a directory"):
+        with pytest.raises(RunError, match="run is a file, not a directory"):
             RunDirectory(path, CONFIG)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "snapshots").write_text("")
+    with pytest.raises(RunError, match="other/snapshots is a file, not a directory"):
+        RunDirectory(tmp_path / "other", CONFIG)
 
 
 def test_killed_while_it_wrote_its_settings_it_can_begin(tmp_path: Path) -> None:
