@@ -150,8 +150,9 @@ def churned(table: pd.DataFrame) -> alt.TopLevelMixin:
 def left(table: pd.DataFrame) -> alt.TopLevelMixin:
     """How well a classifier tells a run's states from its dataset's: 0.5 is not at all."""
     rows = measured(table, "auc")
+    low = min(0.5, float(np.floor(10 * rows.auc.min()) / 10))
     title = "States of its own battles against the dataset's"
-    shown = panel(table, "auc", "AUC of a classifier", [0.5, 1.0], title)
+    shown = panel(table, "auc", "AUC of a classifier", [low, 1.0], title)
     return finish(shown, "How far from its data does each play?", rows)
 
 
