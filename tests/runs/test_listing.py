@@ -54,6 +54,8 @@ def test_statuses(folder: Path) -> None:
         "se_seed0": "unfinished", "se_seed1": "failed", "switch_cql_seed0": "done",
         "switch_cql_seed1": "done", "wsrl_2s3z_seed3_0123456789": "failed",
     }  # fmt: skip
+    (folder / "se_seed0" / "result.json").mkdir()  # no result
+    assert "se_seed0" in {run.path.name for run in list_runs(folder) if run.status == "unfinished"}
     with FileLock(folder / "se_seed0" / ".lock"):
         (run,) = (run for run in list_runs(folder) if run.path.name == "se_seed0")
         assert run.status == "running"
@@ -68,14 +70,16 @@ def test_statuses(folder: Path) -> None:
 def test_names_that_no_terminal_shows_stay_on_one_line(folder: Path) -> None:
     odd = folder / os.fsdecode(b"o\xffd\td")
     (folder / "se_seed0").rename(odd)
-    (odd / "config.json").write_text(json.dumps({"algorithm": "\ud800", "task": "a\n\x1b[31mb"}))
+    (odd / "config.json").write_text(
+        json.dumps({"algorithm": "\ud800", "task": "a\n\x1b[31mb", "seed": True})
+    )
     command = [sys.executable, "-m", "ovmse.cli", "runs", str(folder)]
     strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run(command, capture_output=True, text=True, env=strict)
     assert done.returncode == 0, done.stderr
     cells = [line.split("\t") for line in done.stdout.splitlines()]
     assert len(cells) == 10 and {len(line) for line in cells} == {8}
-    assert [r"o\udcffd\td", "unfinished", r"\ud800", r"a\n\x1b[31mb"] in [c[:4] for c in cells]
+    assert [r"o\udcffd\td", "unfinished", r"\ud800", r"a\n\x1b[31mb", ""] in [c[:5] for c in cells]
 
 
 def test_filters(folder: Path) -> None:

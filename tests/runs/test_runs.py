@@ -28,7 +28,14 @@ from ovmse.method.learner import new_q_function
 from ovmse.runs.directory import RunDirectory, read_tensors, require_whole, write_tensors
 from ovmse.runs.files import from_project, write_json
 from ovmse.runs.listing import list_runs
-from ovmse.runs.reading import RunError, find_runs, read_config, read_metrics, snapshot_steps
+from ovmse.runs.reading import (
+    RunError,
+    find_runs,
+    read_config,
+    read_metrics,
+    read_result,
+    snapshot_steps,
+)
 from ovmse.sweep.grid import load_grid
 from ovmse.training import train
 from ovmse.training.phase import load_weights
@@ -270,6 +277,8 @@ def test_a_finished_run_of_an_earlier_version_stays_readable(whole: Path) -> Non
         assert run.finished
     require_whole(whole)
     assert [steps for steps, _ in snapshot_steps(whole)] == [0, 1]
+    shipped = [file.parent for file in (ROOT / "data/runs").rglob("result.json")]
+    assert shipped and all(read_result(run)["wall_s"] > 0 for run in shipped)
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "null", "3", "{}", "/", None])
