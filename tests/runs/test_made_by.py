@@ -214,6 +214,11 @@ def test_a_damaged_pre_training_is_refused(config: Config, tmp_path: Path, name:
     file.write_bytes(data)
     with pytest.raises(RunError, match=rf"{name} is damaged"):
         list(train(config, tmp_path / "two"))
+    result = (pretrained / "result.json").read_bytes()
+    (pretrained / "result.json").write_text("{}")  # says of no file what it should be
+    with pytest.raises(RunError, match=r"result.json is damaged: it is not what a finished run"):
+        list(train(config, tmp_path / "two"))
+    (pretrained / "result.json").write_bytes(result)
     file.unlink()
     with pytest.raises(RunError, match=rf"{name} is missing, and result.json lists it"):
         list(train(config, tmp_path / "two"))
