@@ -374,7 +374,14 @@ def _sentence(error: Any) -> str:
     allowed = _allowed(error)
     if error["type"].startswith(("int_", "float_")):  # not even a number: which it may be, too
         allowed += _bounds(name)
-    return f"{name}: got {error['input']!r}, allowed: {allowed}"
+    return f"{name}: got {_shown(error['input'])}, allowed: {allowed}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python writes out no integer of more than 4,300 digits
+        return "an integer of thousands of digits"
 
 
 def _bounds(name: str) -> str:
@@ -389,5 +396,7 @@ def _allowed(error: Any) -> str:
     context = error.get("ctx", {})
     if "expected" in context:
         return str(context["expected"])
+    if error["type"] == "int_parsing_size":  # pydantic's sentence is of texts, of numbers too
+        return "a valid integer"
     message = str(error["msg"]).removeprefix("Input should be ")
     return message.split(", unable")[0].split(", got")[0]

@@ -8,7 +8,6 @@ What medium and medium_replay mean is said once, in ``card.MEANINGS``, and in ev
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
@@ -30,7 +29,7 @@ from ovmse.method.learner import new_q_function
 from ovmse.method.networks import QFunction
 from ovmse.method.schedules import linear_decay
 from ovmse.runs.directory import RunDirectory, require_whole
-from ovmse.runs.files import replacing, write_json
+from ovmse.runs.files import from_json, read_text, replacing, write_json
 from ovmse.runs.reading import RunError, snapshot_steps
 from ovmse.training import Progress, finetune
 from ovmse.training.phase import load_weights, machine, network_sizes, stream_seed
@@ -135,7 +134,7 @@ def read_ladder(folder: str | Path) -> dict[str, Any]:
     """``ladder.json`` of a ladder; raises RunError if there is none."""
     path = Path(folder) / "ladder.json"
     try:
-        ladder = json.loads(path.read_text())
+        ladder = from_json(read_text(path))
         for rung in ladder["rungs"][: ladder["medium"] + 1]:
             rung["file"], rung["epsilon"], rung["env_steps"]
             [rung[what][name] for what in RECORDS for name in ("win_rate", "return")]

@@ -26,6 +26,8 @@ BAD = [
     ("seed", "five", "a valid integer"),
     ("seed", 1.5, "a valid integer"),
     ("seed", "1:30", "a valid integer"),
+    ("seed", 1e21, "a valid integer from 0 to below 2,147,483,648"),
+    ("buffer_episodes", "1" * 5_000, "a valid integer from 1 to 1,000,000"),
     ("threads", 0, "greater than or equal to 1"),
     ("hidden_size", 0, "greater than or equal to 1"),
     ("gamma", 1.01, "less than or equal to 1"),
@@ -223,6 +225,12 @@ def test_pretraining_is_shared_by_what_it_does_not_depend_on() -> None:
 def test_every_number_has_an_upper_bound(name: str) -> None:
     with pytest.raises(UserError, match=f"^{name}: got 1000000000000000000, allowed: less than"):
         Config.from_parameters(**{name: 10**18})
+
+
+@pytest.mark.parametrize("name", ["seed", "gamma", "task", "online_cql"])
+def test_an_integer_that_python_does_not_write_out(name: str) -> None:
+    with pytest.raises(UserError, match=f"^{name}: got an integer of thousands of digits, allowed"):
+        make(**{name: 10**5_000})
 
 
 @pytest.mark.parametrize("name", list(Config.model_fields))

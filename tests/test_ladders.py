@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -191,9 +192,13 @@ def test_a_policy_of_another_map_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", '{"rungs": [1], "medium": 0}', '{"task": "2s3z", "rungs": [{}], "medium": 0}'],
-)
-def test_a_damaged_ladder_is_one_sentence(text: str, tmp_path: Path) -> None:
-    (tmp_path / "ladder.json").write_text(text)
+    ["", "[]", pytest.param("[" * 100_000, id="deep"), '{"rungs": [1], "medium": 0}',
+     '{"task": "2s3z", "rungs": [{}], "medium": 0}', pytest.param(None, id="pipe")],
+)  # fmt: skip
+def test_a_damaged_ladder_is_one_sentence(text: str | None, tmp_path: Path) -> None:
+    if text is None:
+        os.mkfifo(tmp_path / "ladder.json")  # reading one would wait for ever
+    else:
+        (tmp_path / "ladder.json").write_text(text)
     with pytest.raises(RunError, match="is no ladder of policies"):
         read_ladder(tmp_path)

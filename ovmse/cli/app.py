@@ -168,6 +168,15 @@ def runs(
     with one_sentence():
         if status is not None and status not in STATUSES:
             raise UserError(f"--status: got {status!r}, allowed: {', '.join(STATUSES)}")
+        if algorithm is not None and algorithm not in ALGORITHMS:
+            raise UserError(f"--algorithm: got {algorithm!r}, allowed: {', '.join(ALGORITHMS)}")
+        for name, value, most in (
+            ("won-above", won_above, 1), ("won-below", won_below, 1),
+            ("older-than", older_than, None), ("newer-than", newer_than, None),
+        ):  # fmt: skip
+            if value is not None and not within(value, 0, most):
+                allowed = "0 to 1" if most else "0 or more"
+                raise UserError(f"--{name}: got {value:g}, allowed: {allowed}")
         wanted = {"status": status, "algorithm": algorithm, "task": task, "seed": seed}
         found = [
             run

@@ -150,12 +150,18 @@ def show_runs(runs: Sequence[ListedRun]) -> None:
     console.print(table)
     for run in runs:
         if run.error:
-            console.print(escape(f"{run.path.name}: {run.error}"), highlight=False)
+            said = printable(f"{run.path.name}: {run.error}")
+            console.print(escape(said), highlight=False)
+
+
+def printable(text: str) -> str:
+    """Text of a file as a terminal can show it: what is no character stands as its escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _run_cells(run: ListedRun) -> tuple[str, ...]:
     return (
-        run.path.name, run.status, run.algorithm, run.task,
+        printable(run.path.name), run.status, printable(run.algorithm), printable(run.task),
         "" if run.seed is None else str(run.seed),
         "" if run.env_steps is None else f"{run.env_steps:,}",
         "" if run.test_win_rate is None else f"{run.test_win_rate:.0%}",

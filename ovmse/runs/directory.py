@@ -34,15 +34,21 @@ from torch import Tensor
 from ovmse.config import with_defaults
 from ovmse.runs.code import made_by
 from ovmse.runs.files import (
-    from_json,
     named_path,
     naming,
     read_json,
-    read_text,
     replacing,
+    require_regular,
     write_json,
 )
-from ovmse.runs.reading import RunError, read_metrics, stored_config, written_sums
+from ovmse.runs.reading import (
+    RunError,
+    read_metrics,
+    read_object,
+    read_result,
+    stored_config,
+    written_sums,
+)
 
 LINES = ("metrics.jsonl", "events.jsonl")
 # What a run itself writes, and so may remove; whatever else lies there is somebody's.
@@ -80,7 +86,9 @@ class RunDirectory:
         try:
             (self.path / "snapshots").mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise RunError(f"{self.path} is a file, not a directory for a run") from None
+            places = (self.path / "snapshots", self.path, *self.path.parents)
+            file = next(p for p in places if p.exists() and not p.is_dir())
+            raise RunError(f"{file} is a file, not a directory for a run") from None
         self._lock = FileLock(self.path / ".lock")
         try:
             self._lock.acquire(timeout=wait)
@@ -94,7 +102,7 @@ class RunDirectory:
 
     def _open(self, config: dict[str, Any], notes: dict[str, Any]) -> None:
         known = self.path / "config.json"
-        self.finished = (self.path / "result.json").exists()
+        self.finished = bool(read_result(self.path))
         self._point = {} if self.finished else self._read_point()
         if known.exists() and (self.finished or self._measured()):
             self._require_same(config)
@@ -113,6 +121,7 @@ class RunDirectory:
         self._snapshot_sums = {n: s for n, s in self._point["sums"].items() if "/" in n}
         for name in LINES:
             size = self._point["bytes"].get(name, 0)
+            require_regular(self.path / name)
             file = (self.path / name).open("a+b")
             self._files[name] = file
             file.seek(0)
@@ -180,11 +189,8 @@ class RunDirectory:
     def _read_point(self) -> dict[str, Any]:
         path, folder = self.path / "resume.json", self.path / "resume"
         if path.exists():
-            try:
-                point = from_json(read_text(path))
-                said = point.pop("sum", None)
-            except (ValueError, AttributeError) as error:
-                raise RunError(f"{path} is damaged ({error})") from None
+            point = read_object(path)
+            said = point.pop("sum", None)
             if said != _sum_of(point):
                 raise RunError(f"{path} is damaged: it is not what the run wrote")
             return point
@@ -196,6 +202,7 @@ class RunDirectory:
         if (self.path / LINES[0]).exists():
             rows = [row for row in read_metrics(self.path) if row.get("phase") == "online"]
             held += [f"{len(rows)} online rows of {LINES[0]}"] if len(rows) > 1 else []
+        held += [LINES[1]] if _filled(self.path / LINES[1]) else []  # no battle ends before it
         if held:
             raise RunError(
                 f"{path} is missing, but {self.path} holds {held[0]}: put it back with its "
@@ -282,9 +289,8 @@ class RunDirectory:
 
     def _whole(self, path: Path) -> dict[str, Tensor]:
         """A part of the resume state, if it is what the run wrote."""
-        tensors = read_tensors(path)
         _require_sum(path, self._point["sums"].get(path.name, ""))
-        return tensors
+        return read_tensors(path)
 
     def finish(self, result: dict[str, Any]) -> None:
         """Marks the run finished and drops the resume state.
@@ -332,7 +338,7 @@ def _joined(before: str, now: str) -> str:
 
 
 def _filled(file: Path) -> bool:
-    return file.exists() and file.stat().st_size > 0
+    return file.is_file() and file.stat().st_size > 0
 
 
 def _strangers(path: Path) -> list[str]:
@@ -373,7 +379,7 @@ def require_whole(path: Path, names: Iterable[str] | None = None) -> None:
 
 
 def _require_sum(file: Path, said: str | None) -> None:
-    if said is not None and checksum(file) != said:
+    if said is not None and not (file.is_file() and checksum(file) == said):
         raise RunError(f"{file} is {_lost(file)}")
 
 
@@ -382,7 +388,8 @@ def _lost(file: Path) -> str:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a regular file, in hexadecimal; raises OSError."""
+    require_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -408,6 +415,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """A safetensors file; raises RunError if it is missing or not whole."""
     try:
+        require_regular(Path(path))
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise RunError(f"{path} is not a readable safetensors file: {error}") from None

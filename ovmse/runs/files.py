@@ -80,10 +80,15 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1))
 
 
-def read_text(path: Path) -> str:
-    """The text of a file; raises OSError, of a pipe too: reading one waits for its writer."""
+def require_regular(path: Path) -> None:
+    """Raises OSError for what is there and is no file: reading a pipe waits for its writer."""
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "Not a regular file", str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a regular file; raises OSError."""
+    require_regular(path)
     return path.read_text()
 
 

@@ -68,7 +68,8 @@ def _listed(path: Path, settings: dict[str, Any], record: dict[str, Any]) -> Lis
         row = (read_metrics(path) or [{}])[-1]
     won = _kept(row.get("test_win_rate"), int | float)
     held = any(_is_held(path / name) for name in (".lock", ".sweep.lock"))
-    status = record.get("state") or ("done" if (path / "result.json").exists() else "unfinished")
+    ended = "done" if (path / "result.json").is_file() else "unfinished"
+    status = record["state"] if record.get("state") in STATUSES else ended
     if held and status != "done":
         status = "running"
     written = []
@@ -81,7 +82,7 @@ def _listed(path: Path, settings: dict[str, Any], record: dict[str, Any]) -> Lis
         _kept(settings.get("algorithm"), str) or "",
         _kept(settings.get("task"), str) or "",
         _kept(settings.get("seed"), int),
-        _kept(row.get("env_steps"), int),
+        steps if within(steps := _kept(row.get("env_steps"), int), 0, None) else None,
         won if within(won, 0, 1) else None,
         time.time() - max(written, default=time.time()),
         record.get("error", ""),
@@ -89,8 +90,8 @@ def _listed(path: Path, settings: dict[str, Any], record: dict[str, Any]) -> Lis
 
 
 def _kept(value: Any, kind: Any) -> Any:
-    """A value that is of its kind; a damaged file may hold any."""
-    return value if isinstance(value, kind) else None
+    """A value that is of its kind, True being no number; a damaged file may hold any."""
+    return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
 def _is_held(lock: Path) -> bool:

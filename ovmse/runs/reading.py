@@ -8,7 +8,7 @@ from typing import Any
 
 from ovmse.config import with_defaults
 from ovmse.errors import UserError
-from ovmse.runs.files import folders_with, from_json, named_path, read_json, read_text
+from ovmse.runs.files import folders_with, from_json, named_path, read_text
 
 # Settings that older runs know by another name.
 RENAMED = {
@@ -60,12 +60,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 def stored_config(path: str | Path) -> dict[str, Any]:
     """``config.json`` as it was written, in the names of today; raises RunError if it is not there
     or not JSON."""
-    try:
-        config = from_json(read_text(Path(path) / "config.json"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} holds no readable config.json ({error})") from None
-    if not isinstance(config, dict):
-        raise RunError(f"{path}/config.json is not an object")
+    config = read_object(Path(path) / "config.json")
     for name in ("algorithm", "pretrained"):
         if not isinstance(config.get(name) or "", str):
             raise RunError(f"{path}/config.json: {name} is {config[name]!r}, allowed: a text")
@@ -73,6 +68,19 @@ def stored_config(path: str | Path) -> dict[str, Any]:
     if not isinstance(made, dict) or not all(isinstance(v, str) for v in made.values()):
         raise RunError(f"{path}/config.json: made_by is {made!r}, allowed: an object of texts")
     return {str(RENAMED.get(n, n)): value for n, value in config.items()}
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file that a run wrote; raises RunError on anything else."""
+    try:
+        content = from_json(read_text(file))
+    except OSError as error:
+        raise RunError(f"{file} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise RunError(f"{file} is damaged ({error})") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{file} is damaged: it is no JSON object")
+    return content
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -96,7 +104,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 def snapshot_steps(path: str | Path) -> list[tuple[int, Path]]:
     """``(env_steps, file)`` of the online snapshots of a run, in order. Raises RunError where a
-    finished run lacks one that its ``result.json`` lists."""
+    finished run lacks one that its ``result.json`` lists, or where that is damaged."""
     found = sorted((Path(path) / "snapshots").glob("online_*.safetensors"))
     files = [file for file in found if file.stem.removeprefix("online_").isdecimal()]
     listed = written_sums(path)
@@ -106,8 +114,25 @@ def snapshot_steps(path: str | Path) -> list[tuple[int, Path]]:
     return [(int(file.stem.removeprefix("online_")), file) for file in files]
 
 
+def read_result(path: str | Path) -> dict[str, Any]:
+    """``result.json`` of a finished run; empty for an unfinished one, which has none.
+
+    Raises RunError if it is there and not what finishing writes: ``files``, their SHA-256, or at
+    least ``wall_s`` by earlier versions and in what ships.
+    """
+    file = Path(path) / "result.json"
+    if not file.exists():
+        return {}
+    result = read_object(file)
+    files = result.get("files", {})
+    texts = isinstance(files, dict) and all(isinstance(v, str) for v in files.values())
+    if not texts or not (files or "wall_s" in result):
+        raise RunError(f"{file} is damaged: it is not what a finished run writes")
+    return result
+
+
 def written_sums(path: str | Path) -> dict[str, str]:
     """The SHA-256 of the files of a finished run, as its ``result.json`` lists them by their path
-    from the run; empty for an unfinished one, and for one that did not write them down."""
-    said = read_json(Path(path) / "result.json").get("files")
-    return said if isinstance(said, dict) else {}
+    from the run; empty for an unfinished one, and for one that did not write them down. Raises
+    RunError if ``result.json`` is damaged."""
+    return dict(read_result(path).get("files", {}))

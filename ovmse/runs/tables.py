@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -55,18 +56,25 @@ def metrics_table(paths: Iterable[str | Path]) -> pd.DataFrame:
         about |= {name: made_by.get(name) for name in MADE_BY}
         if not uses_data(config["algorithm"], config["mixing_ratio"]):
             about["dataset"] = None
+        about = {name: _text(value) for name, value in about.items()}
         rows += [about | _measured(path, row) for row in read_metrics(path)]
     table = pd.DataFrame(rows)
     table = table.reindex(columns=COLUMNS).astype(dict.fromkeys(MEASURES, float))
     return table.sort_values(["run", "phase", "env_steps", "updates"], ignore_index=True)
 
 
+def _text(value: Any) -> Any:
+    """A path that is not UTF-8 as UTF-8 with escapes: a table holds nothing else."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
 def _measured(path: str | Path, row: dict[str, Any]) -> dict[str, Any]:
     """A row of a run, if its numbers are numbers; else RunError."""
     for name in ("env_steps", "updates", *MEASURES):
         value = row.get(name)
-        if not isinstance(value, int | float) and (name == "env_steps" or value is not None):
-            raise RunError(f"{path}/metrics.jsonl is damaged: {name} is {value!r}")
+        number = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+        if not number and (name == "env_steps" or value is not None):
+            raise RunError(f"{path}/metrics.jsonl is damaged: {name} is {reprlib.repr(value)}")
     return row
 
 
@@ -77,6 +85,7 @@ def export(table: pd.DataFrame, path: Path) -> None:
     try:
         with replacing(path) as temporary:
             table.to_parquet(temporary, index=False)
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else error
+    except (OSError, ValueError, TypeError) as error:  # a run's settings may be of any kind
+        errno = getattr(error, "errno", None)
+        why = os.strerror(errno) if errno else " ".join(str(error).split())
         raise UserError(f"--export: {path} cannot be written ({why})") from None

@@ -303,6 +303,8 @@ def _require_answer(scheduler: str) -> None:
         error = pool.submit(asyncio.run, reach()).exception()
     if error is not None:  # of many kinds: no answer, no certificate, no address
         said = _first_line(error) if str(error) else f"nothing within {ANSWER:g} s"
+        if isinstance(error, TypeError):  # what Dask makes of a missing ssl_context
+            said = "tls needs certificates in Dask's configuration, distributed.comm.tls"
         raise RunError(f"--scheduler {scheduler} does not answer as Dask's does ({said})")
 
 

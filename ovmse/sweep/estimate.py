@@ -12,10 +12,11 @@ from pathlib import Path
 
 from ovmse.envs.smac_setup import GAME_BYTES
 from ovmse.runs.files import folders_with, read_json
-from ovmse.runs.listing import RECORD, read_record
+from ovmse.runs.listing import RECORD, read_record, within
 from ovmse.sweep.grid import Plan
 from ovmse.sweep.progress import Watched
 
+LONGEST = 1e9  # seconds of a run; a record that says otherwise is damaged
 # From the runs most like it to those that tell least.
 ALIKE = (("preset", "task", "algorithm"), ("preset", "task"), ("preset",))
 
@@ -44,14 +45,16 @@ def estimate(plan: Plan, folders: Iterable[Path], retry_failed: bool) -> Estimat
     finished = 0
     for folder in {found for top in folders for found in folders_with(top, RECORD)}:
         record = read_record(folder)
-        if record.get("state") != "done":
+        seconds = record.get("seconds", 0.0)
+        if record.get("state") != "done" or not within(seconds, 0, LONGEST):
             continue
         finished += 1
         settings = read_json(folder / "config.json")
+        settings = {n: v for n, v in settings.items() if isinstance(v, str)}
         size = _size(folder) + _size(folder.parent / "pretrain") / len(os.listdir(folder.parent))
         for names in ALIKE:
             kind = record.get("notebook"), names, *(settings.get(name) for name in names)
-            costs[kind].append((record.get("seconds", 0.0), size))
+            costs[kind].append((seconds, size))
     means = []
     for run in left:
         for names in ALIKE:

@@ -33,11 +33,12 @@ from ovmse.datasets.dataset import DatasetError, dataset_path, file_checksum, la
 from ovmse.datasets.hdf5 import require_source
 from ovmse.errors import UserError
 from ovmse.runs.code import checksums, learning_code_key
-from ovmse.runs.files import PROJECT, from_project, named_path
+from ovmse.runs.files import PROJECT, from_project, named_path, read_text
 from ovmse.sweep import MAX_RUNS
 from ovmse.sweep.fingerprint import fingerprint
 from ovmse.sweep.notebook_source import code_checksum, parameters_cell
 
+DEEPEST = 30  # levels of a grid file, which needs six
 # PyYAML lets pass on what its tags stumble over: `!!int ''`, `!!bool x`.
 YAML_ERRORS = (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError)
 
@@ -93,7 +94,7 @@ def load_grid(path: str | Path) -> Grid:
     """Reads a grid file; raises UserError with one sentence if it is not well-formed."""
     path = named_path(path, "grid")
     try:
-        text = path.read_text()
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error})") from None
     try:
@@ -127,7 +128,8 @@ def grid_value(name: str, text: str) -> Any:
     try:
         return yaml.load(text, _StrictLoader)
     except YAML_ERRORS:
-        raise UserError(f"{name}: got {text!r}, allowed: a value, a range or a list") from None
+        said = _short(text)
+        raise UserError(f"{name}: got {said}, allowed: a value, a range or a list") from None
 
 
 def plan(
@@ -154,7 +156,7 @@ def plan(
             "(--max-runs allows more)"
         )
     code = learning_code_key()
-    home = named_path(folder, "folder").resolve() / f"code-{code}"
+    home = _usable(named_path(folder, "folder")) / f"code-{code}"
     builder = _Builder(_find_notebook(grid.notebook, grid.path), home, code)
     varied = [name for axis in axes if len(axis) > 1 for name in axis[0]]
     runs = []
@@ -168,6 +170,19 @@ def plan(
         raise UserError(f"{grid.path}: then: {name!r} stands twice")
     last = [_last_run(name, grid.path, runs, code) for name in grid.then]
     return Plan(home, runs, last, tuple(sorted(builder.datasets)))
+
+
+def _usable(folder: Path) -> Path:
+    """The folder as an absolute path, if it is one or can become one; else UserError."""
+    whole = folder.resolve()
+    try:
+        there = next(path for path in (whole, *whole.parents) if path.exists())
+        why = "" if there.is_dir() else f"{there} is none"
+    except OSError as error:  # such as a name that is too long
+        why = str(error.strerror)
+    if why:
+        raise UserError(f"folder: got {_short(str(folder))}, allowed: a folder ({why})")
+    return whole
 
 
 class _Builder:
@@ -353,6 +368,16 @@ def _short(value: Any) -> str:
 
 class _StrictLoader(yaml.SafeLoader):
     """Safe, and a name that stands twice is an error: the first would be lost without a word."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.depth += 1
+        if self.depth > DEEPEST:  # PyYAML would take seconds to run out of stack
+            raise yaml.composer.ComposerError(None, None, "nested too deeply")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         names = [

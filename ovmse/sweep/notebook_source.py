@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from ovmse.errors import UserError
+from ovmse.runs.files import from_json, read_text
 
 
 def assigned(source: str) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def code_checksum(path: Path) -> str:
 def _code_cells(path: Path) -> list[Any]:
     # As JSON: nbformat's import costs two seconds.
     try:
-        cells = json.loads(path.read_text())["cells"]
+        cells = from_json(read_text(path))["cells"]
         return [cell for cell in cells if cell["cell_type"] == "code"]
     except OSError as error:
         raise UserError(f"there is no notebook {path} ({error.strerror})") from None

@@ -482,6 +482,7 @@ def test_text_takes_the_colour_around_it_and_the_picture_is_black_on_white(table
     assert spec["config"]["background"] == "transparent"
     assert spec["config"]["text"]["color"] == spec["config"]["axis"]["labelColor"] == "currentColor"
     assert spec["usermeta"] == {"embedOptions": {"renderer": "svg"}}  # a canvas has no such colour
+    assert spec["config"]["line"]["strokeJoin"] == "round"  # a mitre draws a peak past its value
     paper = theme.on_paper(spec)
     assert paper["config"]["background"] == "white"
     assert "currentColor" not in json.dumps(paper) and "currentColor" in json.dumps(spec)

@@ -307,7 +307,7 @@ def test_a_value_of_another_kind_is_one_sentence(
 
 def test_what_somebody_left_beside_the_snapshots_is_passed_over(runs: Path) -> None:
     (runs / RUN / "snapshots/online_best.safetensors").write_text("mine")
-    (runs / RUN / "result.json").write_text('{"files": [1]}')
+    (runs / RUN / "result.json").write_text('{"wall_s": 1}')
     assert len(drift.replay(runs)) == 3
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,6 +204,11 @@ def test_a_loss_that_diverged_stops_before_the_step(
     assert all(torch.equal(tensor, before[name]) for name, tensor in learner.state_dict().items())
 
 
-def test_a_memory_weight_without_a_memory_is_an_error(rng: np.random.Generator) -> None:
-    with pytest.raises(ValueError, match="q_offline"):
-        new_learner().update(batch_of(mixed_episodes(rng)), 0.5)
+@pytest.mark.parametrize(
+    ("asked", "lacks"), [({"lambda_memory": 0.5}, "q_offline"), ({"proposals": True}, "proposal")]
+)
+def test_a_target_without_what_it_needs_is_an_error(
+    rng: np.random.Generator, asked: dict[str, Any], lacks: str
+) -> None:
+    with pytest.raises(ValueError, match=f"the batch has no {lacks}$"):
+        new_learner().update(batch_of(mixed_episodes(rng)), **asked)

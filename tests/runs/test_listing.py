@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 from analysis.tables import curves, summary
 from ovmse.cli.app import app
 from ovmse.runs.listing import list_runs
+from ovmse.runs.tables import metrics_table
 
 
 @pytest.fixture
@@ -62,6 +65,19 @@ def test_statuses(folder: Path) -> None:
                                                                       "ValueError: no")  # fmt: skip
 
 
+def test_names_that_no_terminal_shows_stay_on_one_line(folder: Path) -> None:
+    odd = folder / os.fsdecode(b"o\xffd\td")
+    (folder / "se_seed0").rename(odd)
+    (odd / "config.json").write_text(json.dumps({"algorithm": "\ud800", "task": "a\n\x1b[31mb"}))
+    command = [sys.executable, "-m", "ovmse.cli", "runs", str(folder)]
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, capture_output=True, text=True, env=strict)
+    assert done.returncode == 0, done.stderr
+    cells = [line.split("\t") for line in done.stdout.splitlines()]
+    assert len(cells) == 10 and {len(line) for line in cells} == {8}
+    assert [r"o\udcffd\td", "unfinished", r"\ud800", r"a\n\x1b[31mb"] in [c[:4] for c in cells]
+
+
 def test_filters(folder: Path) -> None:
     assert len(listed(str(folder))) == 9
     assert [line[0] for line in listed(str(folder), "--algorithm", "ovmse", "--seed", "1")] == [
@@ -98,8 +114,10 @@ DEEP = "[" * 100_000
 ODD = {  # what a file may hold; None: a pipe, ...: a directory
     "config.json": ["[1]", "3", DEEP, '{"algorithm": ["x"], "task": {}, "seed": "0"}', None, ...],
     "metrics.jsonl": ["null\n", "3\n", DEEP + "\n", '{"env_steps": "5", "test_win_rate": []}\n',
+                      '{"env_steps": -5, "test_win_rate": 2}\n', '{"env_steps": true}\n',
                       '{"env_steps": {}, "test_win_rate": 1%s}\n' % ("0" * 400), None, ...],
-    "sweep.json": ['{"state": ["done"], "parameters": [1], "error": {"a": 1}}', "[1]", DEEP,
+    "sweep.json": ['{"state": "nonsense"}',
+                   '{"state": ["done"], "parameters": [1], "error": {"a": 1}}', "[1]", DEEP,
                    '{"state": 3, "parameters": "x", "attempts": "y"}', None, ...],
     ".lock": [None, ...],
     "result.json": [None, ...],
@@ -123,8 +141,37 @@ def test_whatever_lies_there_the_others_are_listed(
     lines = {line[0]: line for line in listed(str(folder))}
     assert len(lines) == 9
     assert lines["se_seed0"][1] in ("done", "failed", "unfinished")
+    if name in ("sweep.json", "result.json"):
+        assert lines["se_seed0"][1] != "done"
     if name == "metrics.jsonl":
         assert lines["se_seed0"][5:7] == ["", ""]
+
+
+def test_settings_that_no_table_holds_are_one_sentence(folder: Path, tmp_path: Path) -> None:
+    file = folder / "se_seed0" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"dataset": "\udcff.h5"}))
+    assert set(metrics_table([file.parent]).dataset) == {r"\udcff.h5"}  # a path that is not UTF-8
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"task": 5}))
+    done = CliRunner().invoke(app, ["runs", str(folder), "--export", str(tmp_path / "x.parquet")])
+    assert done.exit_code == 2 and "x.parquet cannot be written (" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "x.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("measure", "value"),
+    [("loss", 10**400), ("env_steps", 10**400), ("updates", 2**63)],
+    ids=["loss", "env_steps", "updates"],
+)
+def test_a_number_that_no_table_holds_is_one_sentence(
+    folder: Path, tmp_path: Path, measure: str, value: int
+) -> None:
+    row = {"phase": "online", "env_steps": 1, "updates": 1, measure: value}
+    (folder / "se_seed0" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    done = CliRunner().invoke(app, ["runs", str(folder), "--export", str(tmp_path / "x.parquet")])
+    assert done.exit_code == 2
+    assert f"se_seed0/metrics.jsonl is damaged: {measure} is " in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and len(done.stderr) < 400
 
 
 @pytest.mark.parametrize(
@@ -132,6 +179,10 @@ def test_whatever_lies_there_the_others_are_listed(
     [
         (["nowhere"], "there is no folder nowhere"),
         (["FOLDER", "--status", "dead"], "--status: got 'dead', allowed: done, running"),
+        (["FOLDER", "--algorithm", "ovmze"], "--algorithm: got 'ovmze', allowed: ovmse"),
+        (["FOLDER", "--won-above", "nan"], "--won-above: got nan, allowed: 0 to 1"),
+        (["FOLDER", "--won-below", "50"], "--won-below: got 50, allowed: 0 to 1"),
+        (["FOLDER", "--older-than", "nan"], "--older-than: got nan, allowed: 0 or more"),
         (["FOLDER", "--export", "x.csv"], "got 'x.csv', allowed: a name that ends in .parquet"),
         (["FOLDER", "--export", "/dev/null/x.parquet"], "--export: /dev/null/x.parquet cannot be"),
         (["FOLDER", "--task", "3s5z", "--export", "x.parquet"], "nothing to export"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -40,10 +41,10 @@ def tensors(value: float) -> dict[str, torch.Tensor]:
 
 
 def work(run: RunDirectory, number: int) -> None:
-    """What training does up to one resume point."""
+    """What training does up to one resume point: the first comes before any battle."""
     run.append("metrics.jsonl", {"env_steps": number})
-    run.append("events.jsonl", {"episode": 2 * number})
-    run.append("events.jsonl", {"episode": 2 * number + 1})
+    for episode in (2 * number - 1, 2 * number) if number else ():
+        run.append("events.jsonl", {"episode": episode})
     run.snapshot(f"online_{number:08d}", tensors(number))
     run.save_point({"number": number}, tensors(number), tensors(number), keep_parts=2)
 
@@ -124,7 +125,7 @@ def test_what_came_after_the_last_point_is_cut_off(tmp_path: Path) -> None:
         work(run, 2)
     assert [row["env_steps"] for row in read_metrics(tmp_path)] == [0, 1, 2]
     events = (tmp_path / "events.jsonl").read_text().splitlines()
-    assert [json.loads(line)["episode"] for line in events] == [0, 1, 2, 3, 4, 5]
+    assert [json.loads(line)["episode"] for line in events] == [1, 2, 3, 4]
 
 
 def test_without_a_point_it_begins_anew(tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def test_a_flipped_bit_is_refused_by_name(whole: Path, name: str) -> None:
         damaged = data.copy()
         damaged[at] ^= 1
         (whole / name).write_bytes(damaged)
-        with pytest.raises(RunError, match=rf"{name} is (damaged|not a readable)"):
+        with pytest.raises(RunError, match=rf"{name} is damaged"):
             open_and_load(whole)
     (whole / name).write_bytes(data)
     open_and_load(whole)
@@ -231,6 +232,70 @@ def test_a_finished_run_is_as_it_was_written(whole: Path, name: str) -> None:
     (whole / name).write_bytes((whole / name).read_bytes().replace(b"1", b"7"))
     with pytest.raises(RunError, match=rf"{name} is damaged"):
         RunDirectory(whole, CONFIG)
+
+
+def put(file: Path, content: str | None) -> None:
+    """A file of this content in the place of what is there; None: a pipe, "/": a directory."""
+    file.unlink()
+    if content is None:
+        os.mkfifo(file)
+    elif content == "/":
+        file.mkdir()
+    else:
+        file.write_text(content)
+
+
+@pytest.mark.parametrize("content", ["", "garb", "null", "[1]", "{}", '{"files": [1]}', "/", None])
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_damaged_result_is_refused_and_nothing_is_removed(
+    whole: Path, finished: bool, content: str | None
+) -> None:
+    with RunDirectory(whole, CONFIG) as run:
+        if finished:
+            run.finish({})
+    (whole / "result.json").touch()
+    put(whole / "result.json", content)
+    before = sorted(whole.rglob("*")), (whole / "metrics.jsonl").read_bytes()
+    for use in (open_and_load, require_whole, snapshot_steps):
+        with pytest.raises(RunError, match=r"result.json (is damaged|cannot be read) ?[(:]"):
+            use(whole)
+    assert (sorted(whole.rglob("*")), (whole / "metrics.jsonl").read_bytes()) == before
+
+
+def test_a_finished_run_of_an_earlier_version_stays_readable(whole: Path) -> None:
+    with RunDirectory(whole, CONFIG) as run:
+        run.finish({})
+    put(whole / "result.json", '{"env_steps": 1, "wall_s": 2.5}')  # it listed no checksums
+    with RunDirectory(whole, CONFIG) as run:
+        assert run.finished
+    require_whole(whole)
+    assert [steps for steps, _ in snapshot_steps(whole)] == [0, 1]
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "null", "3", "{}", "/", None])
+@pytest.mark.parametrize(
+    "name", ["resume.json", "resume/state_2.safetensors", "events.jsonl", "metrics.jsonl",
+             "snapshots/online_00000000.safetensors"],
+)  # fmt: skip
+def test_what_is_not_what_a_run_wrote_is_refused_by_name(
+    whole: Path, name: str, content: str | None
+) -> None:
+    put(whole / name, content)
+    before = sorted(whole.rglob("*"))
+    with pytest.raises((RunError, OSError), match=name):
+        open_and_load(whole)
+    assert sorted(whole.rglob("*")) == before
+
+
+def test_a_run_that_has_seen_battles_does_not_begin_anew_in_silence(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path, CONFIG) as run:
+        work(run, 0)
+        run.append("events.jsonl", {"episode": 1})
+    (tmp_path / "resume.json").unlink()
+    before = files(tmp_path)
+    with pytest.raises(RunError, match=r"resume.json is missing, but .* holds events.jsonl"):
+        open_and_load(tmp_path)
+    assert files(tmp_path) == before
 
 
 @pytest.mark.parametrize("left", ["nothing", "part_1", "rows alone"])
@@ -361,8 +426,12 @@ def test_a_run_inside_another_is_refused_and_nothing_is_written(tmp_path: Path, 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     for path in (tmp_path / "run", tmp_path / "run" / "below"):
-        with pytest.raises(RunError, match="is a file, not a directory"):
+        with pytest.raises(RunError, match="run is a file, not a directory"):
             RunDirectory(path, CONFIG)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "snapshots").write_text("")
+    with pytest.raises(RunError, match="other/snapshots is a file, not a directory"):
+        RunDirectory(tmp_path / "other", CONFIG)
 
 
 def test_killed_while_it_wrote_its_settings_it_can_begin(tmp_path: Path) -> None:
@@ -485,7 +554,7 @@ for attempt in range(25):
         point = run.load_point()
         count = 0 if point is None else point[0]["number"] + 1
         assert [row["env_steps"] for row in read_metrics(path)] == list(range(count))
-        assert len((path / "events.jsonl").read_text().splitlines()) == 2 * count
+        assert len((path / "events.jsonl").read_text().splitlines()) == 2 * max(0, count - 1)
         assert [steps for steps, _ in snapshot_steps(path)] == list(range(count))
         for steps, file in snapshot_steps(path)[-3:]:
             assert read_tensors(file)["weights"][0, 0] == steps
@@ -526,12 +595,12 @@ def test_runs_are_found_below_a_folder(tmp_path: Path) -> None:
 
 
 def test_reading_what_is_not_a_run_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no readable config\.json"):
+    with pytest.raises(RunError, match=r"config\.json cannot be read \(No such file"):
         read_config(tmp_path)
     with pytest.raises(RunError, match=r"no readable metrics\.jsonl"):
         read_metrics(tmp_path)
     (tmp_path / "config.json").write_text("[1]")
-    with pytest.raises(RunError, match="not an object"):
+    with pytest.raises(RunError, match="config.json is damaged: it is no JSON object"):
         read_config(tmp_path)
     (tmp_path / "x.safetensors").write_bytes(b"\x08\x00")
     for name in ("x.safetensors", "missing.safetensors"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from analysis.results import PLANNED, explorers, n_agents
 from ovmse.cli.app import app
+from ovmse.errors import UserError
 from ovmse.runs.code import (
     EXPECTED,
     CodeChangedError,
@@ -25,7 +27,9 @@ from ovmse.runs.code import (
     require_expected_code,
 )
 from ovmse.runs.files import write_json
+from ovmse.runs.reading import RunError
 from ovmse.sweep import grid as grids
+from ovmse.sweep.engine import _require_answer
 from ovmse.sweep.estimate import estimate
 from ovmse.sweep.fingerprint import difference
 from ovmse.sweep.grid import load_grid, plan
@@ -206,6 +210,7 @@ QMIX = "notebook: 01_train\nparameters: {algorithm: qmix, task: climb_monotone"
     [
         ("", "got None, allowed: notebook, parameters"),
         ("notebook: [", "is not YAML"),
+        ("[" * 20_000, "is not YAML: nested too deeply"),
         ("notebook: 01_train\nnotebook: 02_q_drift", "'notebook' stands twice"),
         ("notebook: 01_train\nparameter: {}", "no entry 'parameter'; did you mean 'parameters'?"),
         ("notebook: 01_tain", "there is no notebook '01_tain' in notebooks/, which holds 00"),
@@ -265,6 +270,20 @@ def test_a_mistake_is_one_sentence_before_anything_starts(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_scheduler_at_tls_without_certificates_is_told_what_it_lacks() -> None:
+    with pytest.raises(RunError, match=r"\(tls needs certificates .* distributed.comm.tls\)"):
+        _require_answer("tls://127.0.0.1:9")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    for name in ("pipe.yaml", "pipe.ipynb"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "grid.yaml").write_text("notebook: pipe.ipynb")
+    for grid, named in (("pipe.yaml", "pipe.yaml"), ("grid.yaml", "pipe.ipynb")):
+        with pytest.raises(UserError, match=f"{named} .*Not a regular file"):
+            plan(load_grid(tmp_path / grid), tmp_path / "runs")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -274,6 +293,9 @@ def test_a_mistake_is_one_sentence_before_anything_starts(
         (["-p", "seed=1", "-p", "seed=2"], "seed: got it twice; give a list, such as [0, 1]"),
         (["-p", "seed=1:30"], "seed: got '1:30', allowed: a valid integer"),
         (["-p", "seed=[1"], "seed: got '[1', allowed: a value, a range or a list"),
+        (["-p", "seed=" + "[" * 20_000], "[[', allowed: a value, a range or a list"),
+        (["--folder", str(ROOT / "README.md")], "README.md', allowed: a folder ("),
+        (["--folder", "x" * 300], "xxx', allowed: a folder (File name too long)"),
         (["-p", "sed=1"], "has no parameter 'sed'; did you mean 'seed'?"),
         (["--scheduler", "tcp://127.0.0.1:9", "--workers", "2"], "--workers is of this machine"),
         (["--max-runs", "3"], "the grid has 8 runs, allowed: at most 3"),
@@ -282,8 +304,9 @@ def test_a_mistake_is_one_sentence_before_anything_starts(
 def test_a_wrong_option_is_one_sentence(tmp_path: Path, options: list[str], message: str) -> None:
     grid = ROOT / "notebooks/grids/figure1.yaml"
     where = ["--folder", str(tmp_path / "runs")]
-    done = CliRunner().invoke(app, ["sweep", str(grid), *where, *options])
+    done = CliRunner().invoke(app, ["sweep", str(grid), *where, *options, "--dry-run"])
     assert done.exit_code == 2
+    assert len(done.stderr) < 400
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
@@ -420,6 +443,16 @@ def test_the_estimate_is_the_mean_of_the_runs_most_alike(tmp_path: Path) -> None
     assert (cost.left, cost.known, cost.finished) == (2, 2, 2)
     assert cost.core_hours == pytest.approx(2 * 150 / 3600)
     assert cost.size == pytest.approx(2 * 11_000, rel=0.1)
+    for number, (seconds, preset) in enumerate(  # damaged: what is of another kind tells nothing
+        [("1" + 400 * "0", '"quick"'), ("NaN", '"quick"'), ("-5", '"quick"'), ("1", '["quick"]')]
+    ):
+        odd = tmp_path / "runs" / f"odd{number}"
+        odd.mkdir()
+        record = f'{{"state": "done", "notebook": "01_train.ipynb", "seconds": {seconds}}}'
+        (odd / "sweep.json").write_text(record)
+        (odd / "config.json").write_text(f'{{"preset": {preset}}}')
+    again = estimate(planned, [tmp_path / "runs"], False)
+    assert (again.known, again.finished, again.core_hours) == (2, 3, cost.core_hours)
     grid.write_text(QMIX + ", preset: paper, seed: 0}")
     paper = plan(load_grid(grid), tmp_path / "runs")
     assert estimate(paper, [tmp_path / "runs"], False).known == 0  # nothing is alike

@@ -596,5 +596,6 @@ def test_a_foreign_resume_state_is_one_sentence(tmp_path: Path, dataset_file: Pa
     del point["meta"]["due"]  # as other code may have written it, with a sum that agrees
     del point["sum"]
     (tmp_path / "run" / "resume.json").write_text(json.dumps({**point, "sum": _sum_of(point)}))
-    with pytest.raises(RunError, match="are no resume state of this run"):
+    with pytest.raises(RunError, match="are no resume state of this run") as caught:
         list(train(config, tmp_path / "run"))
+    assert isinstance(caught.value.__cause__, KeyError)  # a fault of ours can be found
