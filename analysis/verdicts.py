@@ -58,7 +58,7 @@ def who_wins(found: pd.DataFrame) -> str:
     found = results.only(found, *results.COMPARED)
     if found.empty:
         return (
-            "no run of the paper's setting is here yet, so nothing is said about who wins. Below "
+            "No run of the paper's setting is here yet, so nothing is said about who wins. Below "
             "stand the paper's own numbers, and the commands that make ours."
         )
     table, parts = results.differences(found), []
@@ -106,10 +106,11 @@ def which_part(found: pd.DataFrame) -> str:
         if len(whole) == len(results.PARTS):
             each = (f"{r.part} {_points(r)}" for r in whole.sort_values("mean")[::-1].itertuples())
             parts.append(f"on {key[1]} {key[2]}, added to the other two: {', '.join(each)}")
-    said = "; ".join(parts)
-    if not said:
-        said = "no map has runs with and without each part beside the other two yet"
-    return f"Of OVMSE's parts, {said}. {one_curve(found)}"
+    if parts:
+        said = f"Of OVMSE's parts, {'; '.join(parts)}"
+    else:
+        said = "No map has runs with and without each part beside the other two yet"
+    return f"{said}. {one_curve(found)}"
 
 
 def _points(row: object) -> str:

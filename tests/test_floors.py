@@ -140,6 +140,7 @@ def test_a_worker_starts_without_what_only_its_kernels_need(heavy: str) -> None:
     assert done.stdout.strip() == "False", done.stderr
 
 
+@pytest.mark.slow
 def test_the_learning_code_is_all_that_learning_loads() -> None:
     """Whatever `ovmse.training` loads, but for what keeps runs, decides a number."""
     test = (

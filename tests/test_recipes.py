@@ -20,6 +20,8 @@ from ovmse.runs.reading import read_metrics
 from ovmse.training.phase import FixedBattles
 from ovmse.training.rollout import collect
 
+pytestmark = pytest.mark.slow
+
 make = Config.from_parameters
 
 

@@ -243,6 +243,7 @@ def test_a_control_is_a_line_of_its_own_and_says_what_it_is(table):
     assert "MACQL with SE keeps" in kept_wins(both)
 
 
+@pytest.mark.slow
 def test_any_setting_that_one_run_has_otherwise_is_named(tmp_path):
     """Whatever it is, but for what makes a run a control: that is a line of its own."""
     folder = write_runs(tmp_path, steps=5_000)
@@ -423,6 +424,7 @@ def test_figure1_shows_the_measured_numbers(table):
     assert not layers(win, "rule")
 
 
+@pytest.mark.slow
 def test_learning_curve_shows_the_phases_that_were_measured(table):
     first = table[(table.algorithm == "ovmse") & (table.env_steps == 0)]
     offline = [
@@ -506,6 +508,7 @@ def test_show_displays_one_output_with_exactly_two_forms(table, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_report_is_one_page_that_names_no_other_place(table, tmp_path):
     bundle = mimebundle(figure1(table))
     source = write_notebook(tmp_path / "a.ipynb", "show(chart)", "x = 1", outputs={0: [bundle] * 2})
@@ -565,6 +568,7 @@ class Pictures(HTMLParser):
         (None, "chart"),
     ],
 )
+@pytest.mark.slow
 def test_the_text_of_a_picture_is_its_charts_title_whatever_stands_in_it(title, said, tmp_path):
     spec = {"mark": "point"} | ({} if title is None else {"title": title})
     bundle = {VEGALITE: spec, "image/png": "AAAA"}

@@ -19,6 +19,8 @@ from ovmse.episodes import EpisodeBatch
 from ovmse.runs.reading import RunError
 from ovmse.training.rollout import collect
 
+pytestmark = pytest.mark.slow
+
 RUN = ROOT / "data/runs/2s3z/ovmse"
 
 

@@ -20,6 +20,8 @@ from ovmse.envs.climb import EPISODE_LIMIT, STATES, TOP, game_tables
 from ovmse.episodes import EpisodeBatch
 from ovmse.method.learner import new_q_function
 
+pytestmark = pytest.mark.slow
+
 RUN = ROOT / "data/runs/2s3z/ovmse"
 GAMMA = 0.99
 

@@ -39,6 +39,8 @@ from ovmse.method.learner import new_q_function
 from ovmse.method.networks import gather_actions
 from ovmse.runs.reading import RunError
 
+pytestmark = pytest.mark.slow
+
 FOUR = EnvSpec("climb_monotone", "climb", 4, 3, 5, 6, 8)  # sizes alone matter
 STEPS = 30
 

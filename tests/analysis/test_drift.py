@@ -26,6 +26,8 @@ from ovmse.runs.directory import checksum
 from ovmse.runs.reading import RunError
 from ovmse.training.phase import FixedBattles
 
+pytestmark = pytest.mark.slow
+
 RUN = "ovmse"
 
 

@@ -15,6 +15,8 @@ from analysis import events as module
 from analysis.events import epsilon_at, events, events_or_recorded
 from ovmse.runs.reading import RunError, read_metrics
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -34,6 +34,8 @@ from ovmse.envs.base import Units
 from ovmse.method.algorithms import EXPLORATIONS
 from ovmse.method.exploration import choose_actions
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -16,6 +16,8 @@ from analysis.snapshots import Snapshots
 from ovmse.method.learner import Learner
 from ovmse.training.phase import FixedBattles, online_settings
 
+pytestmark = pytest.mark.slow
+
 AT = 0
 
 

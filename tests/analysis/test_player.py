@@ -32,6 +32,8 @@ from ovmse.episodes import Episode, ExplorationRecord
 from ovmse.errors import UserError
 from ovmse.method.learner import new_q_function
 
+pytestmark = pytest.mark.slow
+
 RUN = Snapshots(ROOT / "data/runs/2s3z/ovmse")
 
 

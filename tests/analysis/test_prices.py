@@ -16,6 +16,8 @@ from analysis.snapshots import Snapshots
 from ovmse.episodes import Episode, ExplorationRecord
 from ovmse.method.networks import QFunction
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def of(tmp_path_factory: pytest.TempPathFactory) -> Snapshots:

@@ -165,6 +165,7 @@ def test_agents_and_explorers() -> None:
     assert results.explorers("sequential_decentralised", 0.25, 6) == 0.25
 
 
+@pytest.mark.slow
 def test_charts_are_narrow_and_draw(lines: pd.DataFrame, found: pd.DataFrame) -> None:
     compared = results.only(found, *results.COMPARED)
     curves = results.seed_curves(results.only(lines, *results.COMPARED))

@@ -25,6 +25,8 @@ from analysis.tables import EXPLORATION, readable
 from ovmse.errors import UserError
 from ovmse.runs.reading import read_metrics
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def of(tmp_path_factory: pytest.TempPathFactory) -> Snapshots:

@@ -24,6 +24,8 @@ from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS, EXPLORATIONS, Algorithm
 from ovmse.method.exploration import choose_actions
 
+pytestmark = pytest.mark.slow
+
 # By hand, not from the module: rows and columns are rest, step, bold; bold alone falls.
 PAYOFF = [[-5, 1, -10], [1, 3, -10], [-10, -10, 5]]
 UP = {0: [1], 1: [2], 2: [3, 4], 3: ["top"], 4: ["top"]}

@@ -116,6 +116,7 @@ def test_a_home_is_found_where_a_shell_leaves_it(
 KINDS = ("config.json", "events.jsonl", "snapshots/online_", "resume/state_", "fixed.h5")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_the_same_command_continues(tmp_path: Path) -> None:
     """Whatever finds no room, a little more each time: settings, lines, weights, battles."""
     data, disk = write_climb_dataset(tmp_path / "climb.h5"), tmp_path / "disk"

@@ -275,6 +275,7 @@ def greedy_returns(q: QFunction, task: str) -> tuple[list[Episode], np.ndarray]:
     return episodes, np.array([e.returns_to_go(GAMMA)[0] for e in episodes])
 
 
+@pytest.mark.slow
 def test_qmix_solves_the_monotone_game() -> None:
     q = learned("climb_monotone", seed=0, count=64, updates=300)
     episodes, returns = greedy_returns(q, "climb_monotone")

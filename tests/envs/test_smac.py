@@ -27,6 +27,8 @@ from ovmse.method.exploration import random_actions
 from ovmse.method.learner import new_q_function
 from ovmse.training.rollout import Rollout, collect
 
+pytestmark = pytest.mark.slow
+
 
 def play(env: SmacEnv, seen: Frame, steps: int, seed: int = 0) -> list[Step]:
     rng, out = np.random.default_rng(seed), []

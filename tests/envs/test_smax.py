@@ -14,6 +14,8 @@ from conftest import NUM_ENVS, ROOT
 
 from ovmse.envs import Step, VectorEnv, make_env
 
+pytestmark = pytest.mark.slow
+
 UP, RIGHT, DOWN, LEFT, STOP, FIRST_ATTACK = range(6)
 ALLIES = 5  # of ten units
 

@@ -19,6 +19,8 @@ from ovmse.runs.reading import RunError, find_runs, read_config
 from ovmse.runs.sharing import pretrain_directory
 from ovmse.runs.tables import metrics_table
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:

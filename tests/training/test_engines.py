@@ -25,6 +25,8 @@ from ovmse.training.phase import Progress
 from ovmse.training.replay import ReplayBuffer
 from ovmse.training.rollout import Rollout, collect
 
+pytestmark = pytest.mark.slow
+
 STEPS = 2_400
 
 

@@ -19,6 +19,8 @@ from ovmse.method.learner import Learner
 from ovmse.runs.directory import RunDirectory
 from ovmse.runs.sharing import pretrain_directory
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> str:
