@@ -212,7 +212,7 @@ def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFra
     assert f"6h_vs_8z, medium, 100,000 steps**: {best[0]} from ε {best[1]:g}" in start
     assert "sign-flip p of 0.25" in start  # three seeds
     none = found.iloc[:0]
-    assert "not run" in verdicts.one_curve(none) and "no run" in verdicts.who_wins(none)
+    assert "not run" in verdicts.one_curve(none) and "No run" in verdicts.who_wins(none)
     shifted = found.assign(mean=found["mean"] + 0.2 * (found.name == "SE"))
     assert "SE and Switch CQL do not fall on one curve (+1" in verdicts.one_curve(shifted)
 
