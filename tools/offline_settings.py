@@ -38,7 +38,7 @@ battles out (`cut_battles: false`) mends it**: all four start at .53 to .57 with
 .49 to .64 with .5), and `Q_tot` is 10.5 where the return is 7.7. To take a cut for an end (a return
 of nothing from there, tried with an altered file) starts at .26 to .50 with a weight of 1: better
 than to bootstrap, and worse than to leave out. On 2s3z (7 % of the steps cut) every setting starts
-at .54 to .72.
+at .54 to .75.
 
 Every row with all settings, the code and the versions: `offline_settings.parquet`. Made by
 `ovmse sweep notebooks/grids/results/offline_settings.yaml --scale TASK` and
@@ -52,7 +52,7 @@ def main(folders: list[Path]) -> None:
     """Adds what is new, writes file and card."""
     table = pd.read_parquet(FILE)
     for folder in folders:
-        new = curves(folder)
+        new = curves(folder).assign(note="")  # nothing but its settings says what it was
         new["run"] = [Path(run).name for run in new.run]
         table = pd.concat([table, new[[c for c in table.columns if c in new]]], ignore_index=True)
     table = table.drop_duplicates([*KEY, "note", "torch"], keep="last")
