@@ -144,22 +144,27 @@ def _decoded(spec: EnvSpec, episode: Episode) -> list[Units]:
 
 @torch.no_grad()
 def td_target(
-    q: QFunction, batch: EpisodeBatch, config: Config, td_lambda: float | None = None
+    q: QFunction,
+    batch: EpisodeBatch,
+    q_values: Tensor,
+    config: Config,
+    td_lambda: float | None = None,
 ) -> Tensor:
-    """y of eq. 8, ``[B, L]``: the learner's own, with the λ of the run's online phase unless told
-    otherwise. No snapshot holds a target network: it is its own."""
-    values, lam = q.q_values(batch), config.online_td_lambda if td_lambda is None else td_lambda
-    return double_q_target(batch, values, values, q.mixer, config.gamma, lam)
+    """y of eq. 8, ``[B, L]``, from `q`'s ``Q_i`` of the batch: the learner's own, with the λ of the
+    run's online phase unless told otherwise. No snapshot holds a target network: it is its own."""
+    lam = config.online_td_lambda if td_lambda is None else td_lambda
+    return double_q_target(batch, q_values, q_values, q.mixer, config.gamma, lam)
 
 
 @torch.no_grad()
 def opinion(q: QFunction, memory: QFunction, episode: Episode, config: Config) -> Opinion:
     """What a snapshot `q` and the memory think of a battle."""
     batch = EpisodeBatch.from_episodes([episode])
+    values = q.q_values(batch)
     return Opinion(
-        q_agents=q.q_values(batch)[0, :-1].numpy(),
+        q_agents=values[0, :-1].numpy(),
         q_tot=q.q_tot_taken(batch)[0].numpy(),
         memory=memory.q_tot_taken(batch)[0].numpy(),
-        td_target=td_target(q, batch, config)[0].numpy(),
+        td_target=td_target(q, batch, values, config)[0].numpy(),
         returns=episode.returns_to_go(config.gamma),
     )

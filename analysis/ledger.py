@@ -75,7 +75,7 @@ def ledger(
         some = [battles[b] for b in rng.choice(len(battles), size, replace=False)]
         _, episodes, batch = batched(some)
         explored = somebody_explored(episodes, batch)
-        off = td_target(q, batch, config) - q.q_tot_taken(batch)
+        off = td_target(q, batch, q.q_values(batch), config) - q.q_tot_taken(batch)
         masks = (batch.filled, explored, batch.filled & ~explored)
         for part, mask in zip(PARTS, masks, strict=True):
             row = {"batch": number, "part": part, "share": float(mask.sum() / batch.filled.sum())}

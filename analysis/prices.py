@@ -108,7 +108,9 @@ def contamination(q: QFunction, battles: Sequence[Battle], config: Config) -> pd
     `explorers` (its mean), `steps`, `mean`, `error` (standard error, battles as clusters).
     """
     order, episodes, batch = batched(battles)
-    far, near = (td_target(q, batch, config, lam).numpy() for lam in (None, 0.0))
+    with torch.no_grad():
+        values = q.q_values(batch)
+    far, near = (td_target(q, batch, values, config, lam).numpy() for lam in (None, 0.0))
     rows = []
     for row, (battle, episode) in enumerate(zip(order, episodes, strict=True)):
         assert episode.exploration is not None

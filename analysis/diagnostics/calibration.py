@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.battles import at_once, record_with
+from analysis.battles import Battle, at_once, record_with
 from analysis.branches import Point, at_points, branch, spread_points
 from analysis.each import Runs, each_snapshot
 from analysis.events import epsilon_at, exploring_battles
@@ -49,18 +49,19 @@ def calibration(
 
     def moments(run: Snapshots, env_steps: int) -> tuple[list[Point], np.ndarray]:
         """The points, and ``Q_offline`` there."""
+        if exploring:
+            return remembered_at(run, exploring_battles(run, env_steps, seed=seed))
         first = min(run.files)
         pretrained = key(run.files[first], run.offline_file)
-        if not exploring and pretrained in home:
-            return home[pretrained]
-        if exploring:
-            battles = exploring_battles(run, env_steps, seed=seed)
-        else:
+        if pretrained not in home:
             c, q = run.config, run.network(first)
             battles = record_with(q, c, "epsilon_greedy", 0.0, BATTLES, seed)
-        there = spread_points(battles, points, seed)
-        home[pretrained] = there, at_points(run.offline(), there)[1]
+            home[pretrained] = remembered_at(run, battles)
         return home[pretrained]
+
+    def remembered_at(run: Snapshots, battles: list[Battle]) -> tuple[list[Point], np.ndarray]:
+        there = spread_points(battles, points, seed)
+        return there, at_points(run.offline(), there)[1]
 
     def measure(run: Snapshots, env_steps: int) -> dict[str, float]:
         c = run.config

@@ -38,7 +38,7 @@ def audit(
     def measure(run: Snapshots, env_steps: int) -> dict[str, float]:
         _, episodes, batch = batched(exploring_battles(run, env_steps, seed=seed))
         q, filled = run.network(env_steps), batch.filled
-        y = td_target(q, batch, run.config)
+        y = td_target(q, batch, q.q_values(batch), run.config)
         above = (run.offline().q_tot_taken(batch) - y)[filled].numpy()
         thirds = np.concatenate([3 * np.arange(e.length) // e.length for e in episodes])
         lift = lambda_at(run.config, env_steps) * above.clip(0)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import expit
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu
 
 from analysis.datasets import look
 from analysis.diagnostics.calibration import BATTLES
@@ -49,15 +49,8 @@ def shift(
 
     def depends(run: Snapshots, env_steps: int) -> list[str | float | Path]:
         c = run.config
-        given = [
-            c.task,
-            c.backend,
-            c.exploration,
-            BATTLES,
-            L2,
-            seed,
-            float(epsilon_at(c, env_steps)),
-        ]
+        given = [c.task, c.backend, c.exploration, BATTLES, L2, seed]
+        given += [float(epsilon_at(c, env_steps))]
         return [run.files[env_steps], file(run), *given]
 
     return each_snapshot(runs, "occupancy", "Occupancies compared", measure, depends, only)
@@ -98,8 +91,8 @@ def _logistic(x: np.ndarray, positive: np.ndarray) -> np.ndarray:
 
 def auc(score: np.ndarray, positive: np.ndarray) -> float:
     """Chance that a positive one scores above a negative one, ties counting half."""
-    ranks, n = rankdata(score), int(positive.sum())
-    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(score) - n)))
+    above, below = score[positive], score[~positive]
+    return float(mannwhitneyu(above, below).statistic / (len(above) * len(below)))
 
 
 def who_leaves_the_data(table: pd.DataFrame) -> str:

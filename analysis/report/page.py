@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -98,11 +98,7 @@ def render(
     leads to. Of a folder of pages: its navigation, which of its addresses is `here`, and the file
     from which all take Vega; without one the page carries it.
     """
-    charts = any(
-        not out.get("data", {}).keys().isdisjoint(CHARTS)
-        for c in notebook.cells
-        for out in c.get("outputs", ())
-    )
+    charts = any(not data.keys().isdisjoint(CHARTS) for data in outputs(notebook))
     resources = {
         "page_title": name,
         "vega_type": VEGA,
@@ -122,6 +118,14 @@ def render(
     exporter = _exporter()
     exporter.link = link
     return exporter.from_notebook_node(notebook, resources)[0]
+
+
+def outputs(*of: nbformat.NotebookNode) -> Iterator[nbformat.NotebookNode]:
+    """The data of the outputs of cells, or of notebooks, in order."""
+    for one in of:
+        for cell in one.get("cells", [one]):
+            for output in cell.get("outputs", ()):
+                yield output.get("data", {})
 
 
 @cache  # seconds

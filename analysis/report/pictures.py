@@ -15,7 +15,7 @@ from PIL import Image
 
 from analysis.charts import theme
 from analysis.charts.show import VEGA, VEGALITE, VL_VERSION
-from analysis.report.page import NOTEBOOKS
+from analysis.report.page import NOTEBOOKS, outputs
 from ovmse.errors import UserError
 from ovmse.runs.files import PROJECT, replacing
 
@@ -31,8 +31,7 @@ SCALE, INKS = 1.5, 48
 def chart(notebook: str, kind: str, number: int) -> dict:
     """The specification of a chart that is stored in a notebook; raises UserError if it is not."""
     read = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", as_version=4)
-    outputs = [out.get("data", {}) for cell in read.cells for out in cell.get("outputs", ())]
-    found = [data[kind] for data in outputs if kind in data]
+    found = [data[kind] for data in outputs(read) if kind in data]
     if number >= len(found):
         raise UserError(f"{notebook} holds {len(found)} charts of {kind}: no number {number}")
     return found[number]

@@ -21,6 +21,7 @@ from analysis.report.page import (
     follow,
     library,
     made,
+    outputs,
     render,
     title,
     write,
@@ -128,7 +129,7 @@ def _card(entry: Entry, of: NotebookNode) -> str:
     if asked := re.search(r"\*\*Question: *(.+?)\*\*", "\n".join(texts), re.S):
         question = " ".join(asked[1].split())
         parts.append(question[0].upper() + question[1:])
-    answers = (data.get("text/markdown", "") for data in _outputs(of))
+    answers = (data.get("text/markdown", "") for data in outputs(of))
     parts.append(next((text for text in answers if text.startswith("**Answer.**")), ""))
     if picture := _picture(of):
         parts.insert(0, f'<div class="picture"><a href="{entry.to}">{picture}</a></div>')
@@ -139,21 +140,13 @@ def _card(entry: Entry, of: NotebookNode) -> str:
 def _picture(of: NotebookNode) -> str:
     """The chart of the tagged cell, or the first one."""
     tagged = [c for c in of.cells if PICTURE in c.metadata.get("tags", [])]
-    for data in _outputs(*tagged, of):
+    for data in outputs(*tagged, of):
         specs = [data[kind] for kind in CHARTS if kind in data]
         if specs and (png := data.get("image/png")):
             png = "".join(png).replace("\n", "")
             said = escape(description(specs[0]))
             return f'<img src="data:image/png;base64,{png}" alt="{said}">'
     return ""
-
-
-def _outputs(*of: NotebookNode) -> Iterator[NotebookNode]:
-    """The data of the outputs of cells, or of notebooks, in order."""
-    for one in of:
-        for cell in one.get("cells", [one]):
-            for output in cell.get("outputs", ()):
-                yield output.get("data", {})
 
 
 def citation() -> str:
