@@ -131,11 +131,12 @@ class Recorder:
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
         self.fail_at = -1
+        self.error: BaseException = KeyboardInterrupt()
 
     def __call__(self, command: list[str]) -> None:
         self.commands.append(command)
         if len(self.commands) - 1 == self.fail_at:
-            raise KeyboardInterrupt
+            raise self.error
         if command[1:3] == ["-m", "venv"]:
             shutil.rmtree(".venv", ignore_errors=True)
             os.makedirs(".venv/bin")
@@ -160,14 +161,36 @@ def tool(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_second_set_up_installs_nothing(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_FLAGS", "--index-url 'an index'")
     assert tool.main([]) == 0
-    venv, torch, rest = tool.run.take()
+    venv, torch, uv, rest = tool.run.take()
     assert venv == [sys.executable, "-m", "venv", "--clear", ".venv"]
-    assert torch[:4] == rest[:4] == [".venv/bin/python", "-m", "pip", "install"]
+    assert torch[:4] == uv[:4] == [".venv/bin/python", "-m", "pip", "install"]
     assert torch[-4:] == ["--no-deps", "--index-url", "an index", "torch==" + CONSTRAINTS["torch"]]
+    assert uv[-1] == "uv==" + CONSTRAINTS["uv"]
+    assert rest[:5] == [".venv/bin/python", "-m", "uv", "pip", "install"]
     assert rest[-4:] == ["-c", "constraints.txt", "-e", ".[test]"]
     assert tool.main([]) == 0
     assert tool.main(["--chosen"]) == 0  # this very Python, named
     assert tool.run.take() == []
+
+
+@pytest.mark.parametrize("fail_at", [2, 3])
+def test_where_uv_cannot_install_pip_does(tool: ModuleType, fail_at: int) -> None:
+    tool.run.fail_at, tool.run.error = fail_at, tool.SetupError("no such package")
+    assert tool.main([]) == 0
+    last = tool.run.take()[-1]
+    assert last[:4] == [".venv/bin/python", "-m", "pip", "install"]
+    assert last[-4:] == ["-c", "constraints.txt", "-e", ".[test]"]
+    assert tool.state(chosen=False) == "ready"
+
+
+def test_uv_asks_the_index_that_pip_is_told(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://two.invalid/simple")
+    assert tool.main([]) == 0
+    assert "--default-index" not in tool.run.take()[-1]
+    monkeypatch.setenv("PIP_INDEX_URL", "https://one.invalid/simple")
+    assert tool.index() == ["--default-index", "https://one.invalid/simple"]
 
 
 def test_changed_versions_are_installed_over_the_old(tool: ModuleType, folder: Path) -> None:
@@ -176,7 +199,7 @@ def test_changed_versions_are_installed_over_the_old(tool: ModuleType, folder: P
     with open(folder / "constraints.txt", "a") as file:
         file.write("# changed\n")
     assert tool.main([]) == 0
-    assert [command[2] for command in tool.run.take()] == ["pip", "pip"]
+    assert [command[2] for command in tool.run.take()] == ["pip", "pip", "uv"]
     assert tool.main([]) == 0
     assert tool.run.take() == []
 
@@ -184,7 +207,7 @@ def test_changed_versions_are_installed_over_the_old(tool: ModuleType, folder: P
 def test_interrupted_set_up_is_repaired(
     tool: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for fail_at in (0, 1, 2):
+    for fail_at in (0, 1, 2, 3):
         shutil.rmtree(folder / ".venv", ignore_errors=True)
         tool.run.fail_at = fail_at
         assert tool.main([]) == 1
@@ -192,9 +215,9 @@ def test_interrupted_set_up_is_repaired(
         tool.run.fail_at = -1
         tool.run.take()
         assert tool.main([]) == 0
-        assert [command[2] for command in tool.run.take()] == ["venv", "pip", "pip"]
+        assert [command[2] for command in tool.run.take()] == ["venv", "pip", "pip", "uv"]
     # An interrupted update leaves half a package as easily as an interrupted installation.
-    (folder / "constraints.txt").write_text("torch==0\n")
+    (folder / "constraints.txt").write_text("torch==0\nuv==0\n")
     tool.run.fail_at = 0
     assert tool.main([]) == 1
     tool.run.fail_at = -1
