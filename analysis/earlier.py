@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.tables import curves, measured
 from ovmse.errors import UserError
-from ovmse.runs.reading import find_runs
+from ovmse.runs.reading import RunError, find_runs, read_result
 
 
 def with_earlier(run: str | Path) -> tuple[pd.DataFrame, str]:
@@ -19,7 +19,7 @@ def with_earlier(run: str | Path) -> tuple[pd.DataFrame, str]:
     later one is kept.
     """
     run = Path(run)
-    others = [p for p in find_runs(run.parent) if p != run and (p / "result.json").exists()]
+    others = [p for p in find_runs(run.parent) if p != run and _finished(p)]
     others.sort(key=lambda path: (path / "result.json").stat().st_mtime, reverse=True)
     kept = curves([run])
     for other in others:
@@ -36,3 +36,10 @@ def with_earlier(run: str | Path) -> tuple[pd.DataFrame, str]:
     if found < len(others):
         said += "; the others were made with other settings, and are not compared"
     return kept, f"{said}." if others else "There is no other finished run in this folder yet."
+
+
+def _finished(run: Path) -> bool:
+    try:
+        return bool(read_result(run))
+    except RunError:  # what is damaged is not compared
+        return False

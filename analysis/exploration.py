@@ -16,7 +16,7 @@ from analysis.battles import Battle
 from analysis.charts.theme import in_order
 from analysis.events import Events, epsilon_at, recorded_along, some_snapshots, team_size
 from analysis.kept import kept, key
-from analysis.tables import EXPLORATION_NAMES, curves, per_cent
+from analysis.tables import EXPLORATION_NAMES, curves, named, per_cent
 
 THIRDS = ("first third", "second third", "last third")
 OPENING = 20  # steps of a battle in which nearly all agents live
@@ -25,13 +25,13 @@ SQUARE = 4.0  # map units: the side of the squares of `coarse_states`
 
 def overview(runs: Sequence[Path]) -> pd.DataFrame:
     """A row a run, in the order of the table of algorithms, from what its tests wrote down: `run`,
-    `task`, `algorithm`, `seed`, `exploration`, `explorers` (a step, mean of the run) and the test
-    win rates at `first` and at `last`."""
+    `task`, `algorithm`, `variant`, `seed`, `exploration`, `explorers` (a step, mean of the run) and
+    the test win rates at `first` and at `last`."""
     table = curves(runs)
     table = table[table.phase == "online"]
     if "explorers" not in table:
         table = table.assign(explorers=np.nan)
-    names = ["run", "task", "algorithm", "seed", "exploration"]
+    names = ["run", "task", "algorithm", "variant", "seed", "exploration"]
     rows = table.groupby(names, sort=False).agg(
         explorers=("explorers", "mean"),
         first=("test_win_rate", "first"),
@@ -48,8 +48,9 @@ def who_explores_most(table: pd.DataFrame) -> str:
     if rows.empty:
         return f"{len(table)} runs; none of them wrote down how many agents explored."
     said = [
-        f"{r.explorers:.2f} agents at a step in {Path(r.run).name} ({EXPLORATION_NAMES[way]})"
-        for r, way in zip(rows.itertuples(), rows.exploration, strict=True)
+        f"{r.explorers:.2f} agents at a step in {named(r.algorithm, r.variant)} (seed {r.seed}, "
+        f"{EXPLORATION_NAMES[r.exploration]})"
+        for r in rows.itertuples()
     ]
     if len(said) == 1:
         return f"One run: {said[0]} explored on average."

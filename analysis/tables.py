@@ -293,6 +293,7 @@ EXPLORATION: Columns = {
     "run": ("run", lambda path: Path(path).name),
     "task": ("task", str),
     "algorithm": ("algorithm", label),
+    "variant": ("variant", str),
     "seed": ("seed", str),
     "exploration": ("exploration", lambda name: EXPLORATION_NAMES[name]),
     "first": ("test battles won at first", per_cent),

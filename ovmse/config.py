@@ -152,7 +152,7 @@ class Config(BaseModel):
     algorithm: Online[AlgorithmName] = "ovmse"  # type: ignore[valid-type]
     task: Both[str] = Field("2s3z", min_length=1)  # a map that the backend knows
     # A quality that ships in data/ or is made there, or the path of a file.
-    dataset: Both[str] = Field("medium", min_length=1)
+    dataset: Both[str] = "medium"
     backend: Both[Literal[BACKENDS]] = "smax"  # type: ignore[valid-type]
     preset: Neither[Preset] = "quick"
     seed: Both[Annotated[int, Field(ge=0, lt=2**31)]] = 0

@@ -16,7 +16,7 @@ make = Config.from_parameters
 BAD = [
     ("algorithm", "ovmsee", "'ovmse'"),
     ("task", "4m", "'2s3z'"),
-    ("dataset", "", "at least 1 character"),
+    ("dataset", "", "a path; . is this folder"),
     ("dataset", "~nosuchuser/x.h5", "a path; there is no user 'nosuchuser'"),
     ("dataset", "a\0b.h5", "a path without a zero byte"),
     ("backend", "sc2", "'smax'"),

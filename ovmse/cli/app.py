@@ -17,6 +17,7 @@ from ovmse.cli.options import (
     parameters_given,
     path_argument,
     path_option,
+    printable,
     settings_given,
 )
 from ovmse.errors import UserError
@@ -25,7 +26,7 @@ from ovmse.runs.files import RUNS
 from ovmse.runs.listing import STATUSES
 from ovmse.sweep import MAX_RUNS
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=__doc__)
 app.add_typer(data, name="data")
 
 
@@ -67,7 +68,7 @@ def train(
                "seed": seed, **given}
         )  # fmt: skip
         show_training(train_run(config, run_dir))
-        print(f"The run is in {run_dir}.")
+        print(f"The run is in {printable(run_dir)}.")
 
 
 @app.command()
@@ -136,7 +137,7 @@ def sweep(
             show_plan(planned, cost, workers)
             return
         state = show_sweep(run_sweep(planned, workers, scheduler, timeout, retry_failed), str(grid))
-        print(f"The runs are in {planned.folder}.")
+        print(f"The runs are in {printable(planned.folder)}.")
         if state.failed():
             raise typer.Exit(1)
 

@@ -68,6 +68,11 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
+def printable(text: object) -> str:
+    """Text of a file as a terminal can show it: what is no character stands as its escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
 @contextmanager
 def one_sentence(program: str = "ovmse") -> Iterator[None]:
     """What a user can cause ends in one sentence and exit code 2, without a traceback."""

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ovmse.cli.options import printable
 from ovmse.runs.listing import ListedRun, read_record
 from ovmse.sweep.estimate import Estimate
 from ovmse.sweep.grid import Plan
@@ -152,11 +153,6 @@ def show_runs(runs: Sequence[ListedRun]) -> None:
         if run.error:
             said = printable(f"{run.path.name}: {run.error}")
             console.print(escape(said), highlight=False)
-
-
-def printable(text: str) -> str:
-    """Text of a file as a terminal can show it: what is no character stands as its escape."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _run_cells(run: ListedRun) -> tuple[str, ...]:

@@ -34,6 +34,8 @@ def named_path(given: str | Path, what: str = "") -> Path:
     text, what = str(given), f"{what}: " if what else ""
     if "\0" in text:
         raise UserError(f"{what}got {text!r}, allowed: a path without a zero byte")
+    if given == "":
+        raise UserError(f"{what}got '', allowed: a path; . is this folder")
     if (path := os.path.expanduser(text)).startswith("~"):
         user = path[1:].split(os.sep)[0]
         raise UserError(f"{what}got {text!r}, allowed: a path; there is no user {user!r}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ovmse.runs.files import folders_with, named_path, read_json
-from ovmse.runs.reading import RunError, read_metrics
+from ovmse.runs.reading import RunError, read_metrics, read_result
 
 STATUSES = ("done", "running", "unfinished", "failed")
 RECORD = "sweep.json"
@@ -68,7 +68,9 @@ def _listed(path: Path, settings: dict[str, Any], record: dict[str, Any]) -> Lis
         row = (read_metrics(path) or [{}])[-1]
     won = _kept(row.get("test_win_rate"), int | float)
     held = any(_is_held(path / name) for name in (".lock", ".sweep.lock"))
-    ended = "done" if (path / "result.json").is_file() else "unfinished"
+    ended = "unfinished"
+    with suppress(RunError):  # damaged: not what finishing wrote
+        ended = "done" if read_result(path) else ended
     status = record["state"] if record.get("state") in STATUSES else ended
     if held and status != "done":
         status = "running"

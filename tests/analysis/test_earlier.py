@@ -14,7 +14,7 @@ def finished(run: Path, **changed: object) -> Path:
     """The run as it is when it has ended, with other settings."""
     file = run / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changed))
-    (run / "result.json").write_text("{}")
+    (run / "result.json").write_text('{"wall_s": 1}')
     return run
 
 
@@ -29,6 +29,8 @@ def test_finished_runs_of_the_same_settings_stand_beside_it(tmp_path: Path) -> N
     names = [Path(run).name for run in table.run.unique()]
     assert names[0] == "ovmse_seed0" and set(names[1:]) == {"se_seed0", "ovmse_seed1"}
     assert said.startswith("Beside it: 2 of 3 finished runs of this folder; the others were made")
+    (folder / "se_seed0" / "result.json").write_text("")  # damaged
+    assert with_earlier(folder / "ovmse_seed0")[1].startswith("Beside it: 1 of 2 finished runs")
 
 
 def test_the_same_run_anew_is_not_averaged_with_itself(tmp_path: Path) -> None:

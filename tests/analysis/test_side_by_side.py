@@ -125,11 +125,11 @@ def test_runs_are_listed_and_picked(of: Snapshots, monkeypatch, tmp_path: Path) 
     assert table["first"][1] == online[0]["test_win_rate"]
     given = [row["explorers"] for row in online if "explorers" in row]
     assert table.explorers[1] == pytest.approx(np.mean(given))
-    few, many = sorted([(table.explorers[n], runs[n].name) for n in (0, 1)])
+    few, many = sorted([(table.explorers[0], "OVMSE"), (table.explorers[1], "SE")])
+    way = "(seed 0, sequential, decentralised)"
     assert exploration.who_explores_most(table) == (
-        f"On average from {few[0]:.2f} agents at a step in {few[1]} (sequential, decentralised) to "
-        f"{many[0]:.2f} agents at a step in {many[1]} (sequential, decentralised) explored, over 2 "
-        "runs."
+        f"On average from {few[0]:.2f} agents at a step in {few[1]} {way} to {many[0]:.2f} agents "
+        f"at a step in {many[1]} {way} explored, over 2 runs."
     )
     unknown = exploration.who_explores_most(table.assign(explorers=np.nan))
     assert unknown.startswith("2 runs; none of them wrote down")

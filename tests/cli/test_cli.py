@@ -69,7 +69,7 @@ def test_a_wrong_setting_is_one_sentence(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("path", ["~nosuchuser/x.h5", "a\0b.h5"])
+@pytest.mark.parametrize("path", ["~nosuchuser/x.h5", "a\0b.h5", ""])
 @pytest.mark.parametrize(
     "command",
     [

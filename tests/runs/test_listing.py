@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     """Eight runs written by hand: done, unfinished, failed, and one that failed before it began."""
     runs = write_runs(tmp_path / "runs")
     for run in runs.iterdir():
-        (run / "result.json").write_text("{}")
+        (run / "result.json").write_text('{"wall_s": 1}')
     (runs / "se_seed0" / "result.json").unlink()
     (runs / "se_seed1" / "sweep.json").write_text(
         json.dumps({"state": "failed", "error": "KeyError: 'x'"})
@@ -54,6 +54,10 @@ def test_statuses(folder: Path) -> None:
         "se_seed0": "unfinished", "se_seed1": "failed", "switch_cql_seed0": "done",
         "switch_cql_seed1": "done", "wsrl_2s3z_seed3_0123456789": "failed",
     }  # fmt: skip
+    for damaged in ("", "{}", "null"):  # `train` refuses it too
+        (folder / "macql_seed0" / "result.json").write_text(damaged)
+        (run,) = (run for run in list_runs(folder) if run.path.name == "macql_seed0")
+        assert run.status == "unfinished", damaged
     (folder / "se_seed0" / "result.json").mkdir()  # no result
     assert "se_seed0" in {run.path.name for run in list_runs(folder) if run.status == "unfinished"}
     with FileLock(folder / "se_seed0" / ".lock"):
