@@ -1,4 +1,4 @@
-"""The main job of `make demo`: the grid of Figure 1 at its quick scale, and the study as pages.
+"""The main job of `make demo`: the grid of Figure 1 at its smallest scale, and the study as pages.
 
 What is finished is not run again, and what was stopped continues.
 """
@@ -37,7 +37,7 @@ def main(
     """Trains OVMSE and its rivals on 2s3z medium and draws the paper's Figure 1."""
     with one_sentence("demo"), stoppable():
         out = runs_folder(folder, "demo")
-        planned = plan(load_grid(GRID), out, given=parameters_given(parameter))
+        planned = plan(load_grid(GRID), out, "demo", parameters_given(parameter))
         workers = workers or min(MOST_WORKERS, default_workers())
         events = sweep(planned, workers, retry_failed=True)
         state = show_sweep(events, "Training on 2s3z medium")

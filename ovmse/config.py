@@ -49,6 +49,7 @@ PHASES = ("offline", "online", "both", "neither")
 TASKS: dict[str, dict[str, Any]] = {
     "2s3z": {
         "memory_cql": True,
+        "quick": {"offline_updates": 1500},
         "scratch": {
             "online_td_lambda": 0.9,
             "episodes_per_update": 2,

@@ -287,7 +287,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--scale", "huge"], "--scale: got 'huge', allowed: quick, paper"),
+        (["--scale", "huge"], "--scale: got 'huge', allowed: quick, demo, paper"),
         (["-p", "seed"], "got 'seed', allowed: NAME=VALUE"),
         (["-p", "seed="], "seed: got no value"),
         (["-p", "seed=1", "-p", "seed=2"], "seed: got it twice; give a list, such as [0, 1]"),
