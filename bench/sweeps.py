@@ -38,7 +38,7 @@ def bare(names: Sequence[str]) -> tuple[str, str]:
 
 def batch(effort: Effort) -> tuple[list[list[str]], str]:
     """Tiny notebooks, one after the other on two workers: their parts, and the workers' memory."""
-    count = 3 if effort.quick else 200
+    count = 2 if effort.quick else 200
     with tempfile.TemporaryDirectory() as folder:
         planned = _plan(Path(folder), {**TINY, "seed": f"0..{count - 1}"})
         began = time.monotonic()

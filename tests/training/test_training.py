@@ -308,7 +308,7 @@ def test_sigkill_in_both_phases_changes_nothing(done: Done, tmp_path: Path) -> N
     rng, path = random.Random(1), tmp_path / "ovmse"
     code = CHILD.format(parameters=done.config.model_dump())
     # Each child is killed a random moment after it has come this far.
-    for goal in (("offline", 6), ("online", 256), ("online", 1152), None):
+    for goal in (("offline", 6), ("online", 512), None):
         child = subprocess.Popen(
             [sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
