@@ -4,6 +4,9 @@ PYTHON ?= python3
 RUN = .venv/bin/python -m
 SETUP_FLAGS = $(if $(filter file,$(origin PYTHON)),,--chosen)
 
+# Without bytecode beside the sources each process compiles thousands of files anew, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test check lab bench report
 
 help:

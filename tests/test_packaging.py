@@ -161,13 +161,14 @@ def tool(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_second_set_up_installs_nothing(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_FLAGS", "--index-url 'an index'")
     assert tool.main([]) == 0
-    venv, torch, uv, rest = tool.run.take()
+    venv, torch, uv, rest, first = tool.run.take()
     assert venv == [sys.executable, "-m", "venv", "--clear", ".venv"]
     assert torch[:4] == uv[:4] == [".venv/bin/python", "-m", "pip", "install"]
     assert torch[-4:] == ["--no-deps", "--index-url", "an index", "torch==" + CONSTRAINTS["torch"]]
     assert uv[-1] == "uv==" + CONSTRAINTS["uv"]
     assert rest[:5] == [".venv/bin/python", "-m", "uv", "pip", "install"]
     assert rest[-4:] == ["-c", "constraints.txt", "-e", ".[test]"]
+    assert first == [".venv/bin/python", "-c", tool.FIRST]
     assert tool.main([]) == 0
     assert tool.main(["--chosen"]) == 0  # this very Python, named
     assert tool.run.take() == []
@@ -177,7 +178,7 @@ def test_second_set_up_installs_nothing(tool: ModuleType, monkeypatch: pytest.Mo
 def test_where_uv_cannot_install_pip_does(tool: ModuleType, fail_at: int) -> None:
     tool.run.fail_at, tool.run.error = fail_at, tool.SetupError("no such package")
     assert tool.main([]) == 0
-    last = tool.run.take()[-1]
+    last = tool.run.take()[-2]
     assert last[:4] == [".venv/bin/python", "-m", "pip", "install"]
     assert last[-4:] == ["-c", "constraints.txt", "-e", ".[test]"]
     assert tool.state(chosen=False) == "ready"
@@ -188,7 +189,7 @@ def test_uv_asks_the_index_that_pip_is_told(
 ) -> None:
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://two.invalid/simple")
     assert tool.main([]) == 0
-    assert "--default-index" not in tool.run.take()[-1]
+    assert "--default-index" not in tool.run.take()[-2]
     monkeypatch.setenv("PIP_INDEX_URL", "https://one.invalid/simple")
     assert tool.index() == ["--default-index", "https://one.invalid/simple"]
 
@@ -199,7 +200,7 @@ def test_changed_versions_are_installed_over_the_old(tool: ModuleType, folder: P
     with open(folder / "constraints.txt", "a") as file:
         file.write("# changed\n")
     assert tool.main([]) == 0
-    assert [command[2] for command in tool.run.take()] == ["pip", "pip", "uv"]
+    assert [command[2] for command in tool.run.take()] == ["pip", "pip", "uv", tool.FIRST]
     assert tool.main([]) == 0
     assert tool.run.take() == []
 
@@ -207,7 +208,7 @@ def test_changed_versions_are_installed_over_the_old(tool: ModuleType, folder: P
 def test_interrupted_set_up_is_repaired(
     tool: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for fail_at in (0, 1, 2, 3):
+    for fail_at in range(5):
         shutil.rmtree(folder / ".venv", ignore_errors=True)
         tool.run.fail_at = fail_at
         assert tool.main([]) == 1
@@ -215,7 +216,13 @@ def test_interrupted_set_up_is_repaired(
         tool.run.fail_at = -1
         tool.run.take()
         assert tool.main([]) == 0
-        assert [command[2] for command in tool.run.take()] == ["venv", "pip", "pip", "uv"]
+        assert [command[2] for command in tool.run.take()] == [
+            "venv",
+            "pip",
+            "pip",
+            "uv",
+            tool.FIRST,
+        ]
     # An interrupted update leaves half a package as easily as an interrupted installation.
     (folder / "constraints.txt").write_text("torch==0\nuv==0\n")
     tool.run.fail_at = 0

@@ -28,6 +28,12 @@ STAMP = os.path.join(VENV, "ovmse-setup.json")
 LOCK = ".venv.lock"  # beside .venv, which may be deleted while the lock is held
 LOG = "setup.log"
 
+# What a notebook imports. That these load is known when the set-up ends, and their bytecode is there.
+FIRST = (
+    "import torch._dynamo, ipykernel.kernelapp, papermill, analysis.demo; "
+    "from ovmse.envs import make_env; make_env('2s3z').close()"
+)
+
 NO_DISK = (
     "The disk is full: the set-up needs about {0} GB (a CUDA build of PyTorch several more), "
     "so free some space and run the same command again."
@@ -168,8 +174,9 @@ def install(todo):
     else:
         os.remove(STAMP)
     pip = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-    # Bytecode is made at first use: of most files never.
+    # Most files are never imported: those that are get their bytecode below, and at their first use.
     pip.append("--no-compile")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # PyTorch first and alone: PIP_FLAGS may name an index that holds nothing else.
     say("Installing PyTorch (1 of 2) ...")
     run(pip + ["--no-deps"] + shlex.split(os.environ.get("PIP_FLAGS", "")) + [pin("torch")])
@@ -180,6 +187,8 @@ def install(todo):
         run([PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON] + index() + rest)
     except SetupError:  # no uv for this machine, or packages lie where only pip's settings point
         run(pip + rest)
+    say("Importing them for the first time ...")
+    run([PYTHON, "-c", FIRST])
     python = subprocess.check_output(
         [PYTHON, "-c", "import platform; print(platform.python_version())"],
         universal_newlines=True,
