@@ -28,7 +28,7 @@ STAMP = os.path.join(VENV, "ovmse-setup.json")
 LOCK = ".venv.lock"  # beside .venv, which may be deleted while the lock is held
 LOG = "setup.log"
 
-# What a notebook imports. That these load is known when the set-up ends, and their bytecode is there.
+# What a notebook imports: when the set-up ends it is known to load, and has its bytecode.
 FIRST = (
     "import torch._dynamo, ipykernel.kernelapp, papermill, analysis.demo; "
     "from ovmse.envs import make_env; make_env('2s3z').close()"
@@ -174,7 +174,7 @@ def install(todo):
     else:
         os.remove(STAMP)
     pip = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-    # Most files are never imported: those that are get their bytecode below, and at their first use.
+    # Most files are never imported; those that are get their bytecode below or at first use.
     pip.append("--no-compile")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # PyTorch first and alone: PIP_FLAGS may name an index that holds nothing else.
