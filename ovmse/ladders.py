@@ -20,7 +20,7 @@ import torch
 from ovmse.config import Config
 from ovmse.datasets.card import MEANINGS
 from ovmse.datasets.dataset import ladder_folder
-from ovmse.datasets.hdf5 import write_dataset
+from ovmse.datasets.hdf5_writing import write_dataset
 from ovmse.envs import make_env
 from ovmse.envs.base import VectorEnv
 from ovmse.episodes import Episode

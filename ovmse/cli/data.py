@@ -134,7 +134,8 @@ def convert(
     """
     from ovmse.cli.terminal import reading
     from ovmse.datasets.dataset import check_source, data_folder
-    from ovmse.datasets.hdf5 import load_dataset, write_dataset
+    from ovmse.datasets.hdf5 import load_dataset
+    from ovmse.datasets.hdf5_writing import write_dataset
     from ovmse.datasets.vault import vault_task
     from ovmse.datasets.vault_writing import write_vault
     from ovmse.envs.base import EnvSpec

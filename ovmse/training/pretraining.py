@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ovmse.config import Config
-from ovmse.datasets.hdf5 import write_dataset
+from ovmse.datasets.hdf5_writing import write_dataset
 from ovmse.envs import make_env
 from ovmse.envs.base import VectorEnv
 from ovmse.episodes import EpisodeBatch, sample_episodes

@@ -25,6 +25,7 @@ from ovmse.datasets import (
     Dataset,
     dataset_statistics,
     hdf5,
+    hdf5_writing,
     load_dataset,
     write_card,
     write_dataset,
@@ -222,7 +223,7 @@ def test_dataset_describes_the_file(file: Path) -> None:
 def test_block_borders_lose_and_double_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_bytes: int
 ) -> None:
-    wanted = battles(*(1 + i % 6 for i in range(2 * hdf5.CHUNK_EPISODES + 5)))
+    wanted = battles(*(1 + i % 6 for i in range(2 * hdf5_writing.CHUNK_EPISODES + 5)))
     path = write_dataset(tmp_path / "x.h5", wanted, SPEC, {})
     monkeypatch.setattr(hdf5, "READ_BYTES", read_bytes)
     assert_same(load_dataset(path).episodes, wanted)
@@ -234,7 +235,8 @@ def test_neither_way_holds_the_padded_array(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = replace(SPEC, obs_size=60, episode_limit=150)
-    count, padded = 10 * hdf5.CHUNK_EPISODES, 10 * hdf5.CHUNK_EPISODES * 151 * 3 * 60 * 4
+    count = 10 * hdf5_writing.CHUNK_EPISODES
+    padded = count * 151 * 3 * 60 * 4
     monkeypatch.setattr(hdf5, "READ_BYTES", 2**18)
 
     def stream() -> Iterator[Episode]:
