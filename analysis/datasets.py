@@ -16,7 +16,7 @@ from analysis.notebook import SHIPPED, runs_given
 from analysis.snapshots import Snapshots
 from analysis.tables import Columns, per_cent
 from ovmse.datasets import Audit, Dataset, DatasetError, audit, load_dataset
-from ovmse.envs import make_env
+from ovmse.envs import make_env, smac_units
 from ovmse.envs.base import EnvSpec
 from ovmse.episodes import Episode
 from ovmse.errors import UserError
@@ -55,14 +55,19 @@ class Looked:
 
     @cached_property
     def spec(self) -> EnvSpec:
-        """The task's sizes and names, as its environment has them; without the environment, or of
-        an unknown task, only the sizes."""
+        """The task's sizes and names, as its environment has them; of an unknown task only the
+        sizes. StarCraft II is not started: a map's size is then a guess, so are its distances."""
         d = self.data
         task, backend = str(d.attrs.get("task", "")), str(d.attrs.get("backend", ""))
         if task and backend in ("smax", "climb"):
             return make_env(task, backend, num_envs=1).spec
-        return EnvSpec(task, backend, d.n_agents, d.n_actions, d.obs_size, d.state_size,
-                       d.episode_limit)  # fmt: skip
+        if not backend:  # the public files say their map by their name alone
+            named = [m for m in smac_units.MAPS if d.path.stem.startswith(f"{m}_")]
+            fits = [m for m in named if smac_units.state_size(m, d.n_actions) == d.state_size]
+            task, backend = (fits[0], "smac") if fits else (task, backend)
+        if backend == "smac" and task in smac_units.MAPS:
+            return smac_units.task_spec(task, d.sizes)
+        return EnvSpec(task, backend, **d.sizes)
 
     @cached_property
     def some(self) -> list[Battle]:
@@ -91,13 +96,16 @@ def look(names: Sequence[str], backend: str = "smax") -> list[Looked]:
         try:
             data = load_dataset(there, backend=backend)
         except DatasetError as error:
-            raise UserError(f"{error}; {how_to_make(str(name))}") from None
+            raise UserError(f"{error}; {how_to_make(str(name), backend)}") from None
         found.append(Looked(Path(name).stem, data, audit(data)))
     return found
 
 
-def how_to_make(name: str) -> str:
-    """The command that makes a dataset of a shipped ladder, and its time."""
+def how_to_make(name: str, backend: str = "smax") -> str:
+    """The command that makes a dataset of a shipped ladder, and its time; of StarCraft II none
+    ships."""
+    if backend == "smac":
+        return "docs/starcraft.md says where the public ones are and how to make one"
     for quality in ("medium_replay", "medium"):
         task = name.removesuffix(f"_{quality}")
         if task != name and (PROJECT / "data" / "ladders" / task).is_dir():
@@ -184,11 +192,11 @@ def outside(one: Looked, policy: Sequence[Episode]) -> pd.DataFrame:
 def policy_battles(one: Looked, run: str = "") -> list[Episode]:
     """The battles of the policy that a run's pre-training left, recorded before its online phase.
 
-    No run named means one that ships, of the dataset's task; empty where none does. Raises
-    UserError where the run is of another task than the dataset.
+    No run named means one that ships, of the dataset's task; empty where none does: what ships
+    was played on SMAX. Raises UserError where the run is of another task than the dataset.
     """
-    task = str(one.data.attrs.get("task", ""))
-    if not run and not (SHIPPED / task / "pretrain").is_dir():
+    task, backend = (str(one.data.attrs.get(name, "")) for name in ("task", "backend"))
+    if not run and (backend != "smax" or not (SHIPPED / task / "pretrain").is_dir()):
         return []
     of = Snapshots(runs_given(run or str(SHIPPED / task))[0])
     if (of.spec.state_size, of.spec.n_agents) != (one.data.state_size, one.data.n_agents):

@@ -62,11 +62,7 @@ class Snapshots:
         if self.pretraining is None:
             with closing(make_env(c.task, c.backend, 1)) as env:
                 return env.spec
-        fixed = self._dataset
-        return EnvSpec(
-            c.task, c.backend, fixed.n_agents, fixed.n_actions, fixed.obs_size, fixed.state_size,
-            fixed.episode_limit,
-        )  # fmt: skip
+        return EnvSpec(c.task, c.backend, **self._dataset.sizes)
 
     def network(self, env_steps: int) -> QFunction:
         """The online network as it was after so many environment steps."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from starcraft import Double
 from typer.testing import CliRunner
 
 from ovmse.cli.app import app
@@ -138,6 +139,35 @@ def test_a_ladder_is_trained_measured_and_resumed(
         pass
     assert read_ladder(tmp_path / "again")["rungs"] == ladder["rungs"]
     assert (tmp_path / "work" / "metrics.jsonl").stat().st_mtime_ns == stamp  # trained once
+
+
+def test_a_ladder_and_a_dataset_of_starcraft(
+    double: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the double: what the engine loses is in no rung and in no file."""
+    double.plan(limit=8, every=7, faults=["empty", "reset"])
+    recipe = {"online_steps": 200, "test_interval": 20, "num_envs": 2, "epsilon_anneal": 100,
+              "test_battles": 2, "long_test_battles": 2, "hidden_size": 8, "embed_size": 4,
+              "hypernet_size": 8, "batch_size": 4}  # fmt: skip
+    config = Config.from_parameters(algorithm="qmix", task="2s3z", backend="smac", **recipe)
+    monkeypatch.setattr("ovmse.ladders.ladder_config", lambda *_: config)
+    monkeypatch.setattr("ovmse.ladders.RUNG_BATTLES", 2)
+    ladder, file = tmp_path / "ladder", tmp_path / "2s3z_medium_replay.h5"
+    list(make_ladder("2s3z", ladder, tmp_path / "work", backend="smac"))
+    assert read_ladder(ladder)["backend"] == "smac" and len(read_ladder(ladder)["rungs"]) == 11
+    monkeypatch.setattr("ovmse.ladders.RUNG_BATTLES", 256)
+    before = len(double.noted("battle"))
+    list(make_dataset("2s3z", "medium_replay", file, ladder, 22, backend="smac"))
+    read = load_dataset(file)
+    truth = {(note["length"], round(note["total"], 4)) for note in double.noted("battle")}
+    assert len(read.episodes) == 22 <= len(double.noted("battle")) - before
+    assert {(e.length, round(e.episode_return, 4)) for e in read.episodes} <= truth
+    assert read.attrs["backend"] == "smac" and "--backend smac" in read.attrs["command"]
+    engine = json.loads(read.attrs["engine"])
+    assert engine["game"] == "4.10.0.75689" and len(engine["seeds"]) == 2
+    assert double.noted("fault") and not double.living()
+    with pytest.raises(RunError, match="is a ladder on smac, not on smax"):
+        list(make_dataset("2s3z", "medium", file, ladder, 2))
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,8 @@ def info(
     name: Annotated[str, typer.Argument(help="A shipped dataset, such as 2s3z_medium, or a file.")],
     backend: Backend = "smax",
 ) -> None:
-    """Prints what a dataset holds, as JSON; what is wrong with it stands under "warnings"."""
+    """Prints what a dataset holds and how it was made, as JSON; what is wrong with it stands under
+    "warnings"."""
     from ovmse.cli.terminal import reading
     from ovmse.datasets.audit import audit
     from ovmse.datasets.hdf5 import load_dataset
@@ -106,7 +107,8 @@ def info(
         with reading() as progress:
             dataset = load_dataset(name, backend=backend, progress=progress)
         found = audit(dataset)
-        print(json.dumps(found.numbers | {"warnings": found.warnings}, indent=1))
+        about = {"sizes": dataset.sizes, "recorded": dataset.attrs, "warnings": found.warnings}
+        print(json.dumps(found.numbers | about, indent=1, default=str))
 
 
 @data.command()
@@ -155,10 +157,7 @@ def convert(
             raise UserError(f"{out} is there already; --force replaces it")
         with reading() as progress:
             read = load_dataset(source, progress=progress)
-        spec = EnvSpec(
-            task, backend, read.n_agents, read.n_actions, read.obs_size, read.state_size,
-            read.episode_limit,
-        )  # fmt: skip
+        spec = EnvSpec(task, backend, **read.sizes)
         check_source(source, read.attrs, task, backend)
         origin = {"quality": quality, "source": source.name, "source_sha256": read.checksum}
         if vault:

@@ -46,6 +46,12 @@ class Dataset:
         """Steps of all episodes together (environment steps)."""
         return sum(episode.length for episode in self.episodes)
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The sizes of its task, as an ``EnvSpec`` takes them."""
+        names = ("n_agents", "n_actions", "obs_size", "state_size", "episode_limit")
+        return {name: getattr(self, name) for name in names}
+
 
 # Finding.
 

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from ovmse.envs import smac_worker as wire
-from ovmse.envs.base import EnvSpec, Frame, Step
+from ovmse.envs.base import Frame, Step
 from ovmse.envs.smac_game import ACTING, IDLE, READY, STARTING, Failed, Game
 from ovmse.envs.smac_setup import versions
-from ovmse.envs.smac_units import MAPS, PLAIN_MAP, action_names, decoder, state_size
+from ovmse.envs.smac_units import MAPS, PLAIN_MAP, task_spec
 from ovmse.errors import UserError
 
 SMAC_MAPS = tuple(MAPS)
@@ -61,13 +61,8 @@ class SmacEnv:
         except BaseException:
             self.close()
             raise
-        sizes = self._sizes
-        known = state_size(task, sizes["n_actions"]) == sizes["state_size"]
-        self.spec = EnvSpec(
-            task, "smac", **sizes, action_names=action_names(sizes["n_actions"]),
-            decoder=decoder(task, self._geometry) if known else None,
-        )  # fmt: skip
-        record = wire.record_type(sizes)
+        self.spec = task_spec(task, self._sizes, self._geometry)
+        record = wire.record_type(self._sizes)
         self._raw = np.zeros((num_envs, record.itemsize), np.uint8)
         self._views = [row.data for row in self._raw]
         self._record = self._raw.view(record)[:, 0]

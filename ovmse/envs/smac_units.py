@@ -7,11 +7,11 @@ unit's row is zero. Ours are sorted by kind; the enemies' kinds are read from th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ovmse.envs.base import Units
+from ovmse.envs.base import EnvSpec, Units
 
 # Ours and theirs, as (kind, number), ours in the order of their rows.
 Team = tuple[tuple[str, int], ...]
@@ -80,6 +80,18 @@ def state_size(task: str, n_actions: int) -> int:
     enemies = sum(number for _, number in theirs)
     size = count * _rows(ours, True, bits) + enemies * _rows(theirs, False, bits)
     return size + count * n_actions
+
+
+def task_spec(
+    task: str, sizes: Mapping[str, int], geometry: Sequence[float] = PLAIN_MAP
+) -> EnvSpec:
+    """A map of the given sizes, which needs no game; a state of another size than the map's is not
+    decoded. Raises KeyError for an unknown map."""
+    known = state_size(task, sizes["n_actions"]) == sizes["state_size"]
+    return EnvSpec(
+        task, "smac", **sizes, action_names=action_names(sizes["n_actions"]),
+        decoder=decoder(task, geometry) if known else None,
+    )  # fmt: skip
 
 
 def decoder(task: str, geometry: Sequence[float]) -> Callable[[np.ndarray], Units]:

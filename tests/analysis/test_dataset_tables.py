@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
 import numpy as np
 import pytest
 
@@ -10,6 +15,7 @@ from analysis.charts import datasets as charts
 from analysis.charts.show import VEGALITE, mimebundle
 from ovmse.datasets import write_dataset
 from ovmse.envs import make_env
+from ovmse.envs.base import EnvSpec
 from ovmse.episodes import Episode
 from ovmse.errors import UserError
 from ovmse.method.learner import new_q_function
@@ -96,6 +102,48 @@ def test_a_missing_dataset_says_the_command_that_makes_it() -> None:
         assert command in str(error.value)
     with pytest.raises(UserError, match="datasets: got 'x', allowed: a list"):
         tables.look("x")
+
+
+@pytest.fixture
+def starcraft() -> tuple[EnvSpec, list[Episode]]:
+    """The map 3m at SMAC's sizes, and two battles in which all stand where they began."""
+    sizes = {"n_agents": 3, "n_actions": 9, "obs_size": 30, "state_size": 48, "episode_limit": 60}
+    units = np.concatenate([np.tile([1, 0, -0.25, 0], 3), np.tile([1, 0.25, 0], 3)])
+    rows = np.tile(np.concatenate([units, np.zeros(27)]), (5, 1)).astype(np.float16)
+    battle = Episode(
+        obs=np.zeros((5, 3, 30), np.float16), state=rows,
+        avail_actions=np.ones((5, 3, 9), np.bool_), actions=np.ones((4, 3), np.uint8),
+        reward=np.ones(4, np.float32), terminated=True, won=True,
+    )  # fmt: skip
+    return EnvSpec("3m", "smac", **sizes), [battle, battle]
+
+
+def test_files_of_starcraft_are_decoded_without_the_game(
+    starcraft: tuple[EnvSpec, list[Episode]], tmp_path: Path
+) -> None:
+    ours = write_dataset(tmp_path / "own.h5", starcraft[1], starcraft[0], {})
+    public = tmp_path / "3m_medium.h5"
+    shutil.copy(ours, public)
+    with h5py.File(public, "a") as file:
+        file.attrs.clear()
+    strange = shutil.copy(public, tmp_path / "8m_medium.h5")  # not of that map's sizes
+    for one in tables.look([str(ours), str(public)]):
+        units = one.some[0].units[0]
+        assert one.some[0].agents == ["1 marine", "2 marine", "3 marine"]
+        np.testing.assert_allclose(units.position, [[8, 16]] * 3 + [[24, 16]] * 3)
+        assert "attack 2" in set(tables.action_use([one]).action)
+    (one,) = tables.look([str(strange)])
+    assert one.some[0].agents == ["1", "2", "3"] and tables.policy_battles(one) == []
+
+
+def test_nothing_that_ships_is_compared_with_a_file_of_starcraft(
+    starcraft: tuple[EnvSpec, list[Episode]], tmp_path: Path
+) -> None:
+    as_2s3z = replace(starcraft[0], task="2s3z")  # of which a run on SMAX ships
+    (one,) = tables.look([str(write_dataset(tmp_path / "x.h5", starcraft[1], as_2s3z, {}))])
+    assert tables.policy_battles(one) == []
+    with pytest.raises(UserError, match="docs/starcraft.md says where the public ones are"):
+        tables.look(["6h_vs_8z_medium"], backend="smac")
 
 
 def test_the_charts_hold_every_battle(looked: list[tables.Looked]) -> None:

@@ -154,7 +154,8 @@ def test_an_error_of_ours_keeps_its_traceback() -> None:
 def test_info_prints_the_statistics(dataset_file: Path) -> None:
     done = CliRunner().invoke(app, ["data", "info", str(dataset_file)])
     told = json.loads(done.stdout)
-    assert told["episodes"] == 24
+    assert told["episodes"] == 24 and told["sizes"]["n_agents"] == 5
+    assert told["recorded"]["task"] == "2s3z" and told["recorded"]["backend"] == "smax"
     assert any(warning.startswith("Too few battles: 24") for warning in told["warnings"])
 
 

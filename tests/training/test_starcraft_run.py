@@ -22,6 +22,7 @@ import pytest
 from conftest import ROOT
 from starcraft import Double
 
+from analysis.charts.player.changes import NO_TARGETS
 from analysis.charts.show import VEGA
 from analysis.drift import replay
 from ovmse.datasets import load_dataset
@@ -109,17 +110,25 @@ def test_a_whole_run_that_is_killed_goes_on_and_is_looked_at(
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     truth = {(n["length"], round(n["total"], 4)) for n in double.noted("battle")}
     assert all((e["length"], e["return"]) in truth for e in events)
-    # The drift notebook: every snapshot replayed, what cannot be shown said, the player at the end.
+    # Two notebooks: every snapshot replayed, what cannot be shown said, the player at the end.
     double.plan(**SHORT)
-    executed = tmp_path / "drift.ipynb"
-    papermill.execute_notebook(
-        ROOT / "notebooks" / "02_q_drift.ipynb", executed, {"runs": str(run)},
-        cwd=tmp_path, progress_bar=False,
-    )  # fmt: skip
-    said, pictures = shown(executed)
-    assert "smac cannot put a battle back" in said and "exceeds the target at" in said
-    (player,) = (p for p in pictures if "The units of both teams" in p["description"])
-    assert {"stalker", "zealot"} <= set(re.findall("stalker|zealot", json.dumps(player)))
+    looked = {}
+    given = {"02_q_drift": {}, "03_exploration": {"battles": 2, "snapshot": 400}}
+    for name, parameters in given.items():
+        papermill.execute_notebook(
+            ROOT / "notebooks" / f"{name}.ipynb", executed := tmp_path / f"{name}.ipynb",
+            {"runs": str(run), **parameters}, cwd=tmp_path, progress_bar=False,
+        )  # fmt: skip
+        said, pictures = shown(executed)
+        (player,) = (p for p in pictures if "The units of both teams" in p["description"])
+        assert {"stalker", "zealot"} <= set(re.findall("stalker|zealot", json.dumps(player)))
+        assert NO_TARGETS in json.dumps(player)
+        looked[name] = said
+    assert "smac cannot put a battle back" in looked["02_q_drift"]
+    assert "exceeds the target at" in looked["02_q_drift"]
+    assert "Not shown here" not in looked["03_exploration"]
+    assert "moves the value of the fixed battles" in looked["03_exploration"]
+    assert "Where nobody explores" in looked["03_exploration"]
     measured = [row for row in rows if row["phase"] == "online"]
     assert [row["env_steps"] for row in measured] == sorted(replay([run]).env_steps)
     assert not double.living()

@@ -27,13 +27,15 @@ FIELDS = {
     "changed_target": "TD(0) target y",
     "changed_ovm": "OVM target max(y, memory)",
 }
+NO_TARGETS = "No target of a change: this backend cannot put a battle back and play a step again."
 COLUMNS = {"as it was": 300, "changed": 375, "difference": 460}
 
 
 def changes(begin: float, agents: list[str], targets: bool) -> Part:
     """The panel, with its own signals.
 
-    targets: whether the battle could be played on from each change, so that there are targets.
+    targets: whether the battle could be played on from each change, so that there are targets;
+    a sentence stands in their place where it could not.
     """
     fields = dict(list(FIELDS.items())[: None if targets else 3])
     # Data come after signals.
@@ -69,7 +71,11 @@ def changes(begin: float, agents: list[str], targets: bool) -> Part:
     ]  # fmt: skip
     said = "t < b.steps && !length(data('would')) ? 'This action is not available here.' : ''"
     marks.append(text(x=WIDTH, y=top, text=f"={said}", align="right", fill=theme.AROUND))
-    return Part(marks, _data(fields), signals, first + ROW * len(fields))
+    end = first + ROW * len(fields)
+    if not targets:
+        marks.append(text(x=0, y=end, text=NO_TARGETS, fill=FAINT))
+        end += ROW
+    return Part(marks, _data(fields), signals, end)
 
 
 def _data(fields: dict[str, str]) -> Marks:
