@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
@@ -18,6 +19,7 @@ from sweeps import SMALL, write_climb_dataset
 from analysis.drift import replay
 from analysis.snapshots import Snapshots
 from ovmse import Config, train
+from ovmse.errors import UserError
 from ovmse.runs.reading import read_metrics, snapshot_steps
 
 RUNS = {"ovmse_seed10": 10, "ovmse_seed11": 11, "qmix_seed10": 10}
@@ -88,3 +90,31 @@ def test_runs_ship_thinned_and_replay_what_they_recorded(runs: Path, tmp_path: P
         torch.testing.assert_close(memory.state_dict()[name], weights, rtol=1e-3, atol=1e-3)
     card = (tmp_path / "runs.md").read_text()
     assert "| climb_monotone | OVMSE | 10 | 2 |" in card and str(tmp_path) not in card
+
+
+@pytest.mark.slow
+def test_finished_runs_are_added_to_the_results_with_a_card(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ship = tool("ship_rows")
+    monkeypatch.setattr(ship, "RESULTS", tmp_path)
+    for name in ("ovmse_seed10", "qmix_seed10"):
+        shutil.copytree(runs / name, tmp_path / "first" / name)
+    unfinished = shutil.copytree(runs / "ovmse_seed11", tmp_path / "first/ovmse_seed11")
+    (unfinished / "result.json").unlink()
+    ship.main("paper_setting", [tmp_path / "first"])
+    assert set(pd.read_parquet(tmp_path / "paper_setting.parquet").seed) == {10}
+    ship.main("paper_setting", [runs])  # the same two again, and the third
+    table = pd.read_parquet(tmp_path / "paper_setting.parquet")
+    online = table[table.phase == "online"]
+    assert online.groupby("run").size().to_dict() == dict.fromkeys(RUNS, 5)
+    for name in RUNS:
+        wins = [row["test_win_rate"] for row in read_metrics(runs / name)]
+        assert table[table.run == name].test_win_rate.tolist() == wins
+    card = (tmp_path / "paper_setting.md").read_text()
+    print(card)
+    assert "| OVMSE | 2 | " in card and "3 of 242 planned runs" in card
+    assert "--scale 2s3z_medium --folder runs/paper_setting/2s3z_medium" in card
+    assert str(tmp_path) not in card and "Seeds: 10, 11." in card
+    with pytest.raises(UserError, match="item: got 'nine'"):
+        ship.main("nine", [])
