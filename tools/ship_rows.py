@@ -73,10 +73,8 @@ def card(item: str, table: pd.DataFrame) -> str:
     lines = results.ranges(found, MEASURES, by)
     words = readable(lines[["task", "dataset", "name", *by, "seeds"]], KNOWN)
     for name in MEASURES:
-        per_cent = (100 * lines[[name, f"{name}_min", f"{name}_max"]]).to_numpy()
-        words[KNOWN[name][0]] = [
-            f"{m:.0f} % ({low:.0f} to {high:.0f})" for m, low, high in per_cent
-        ]
+        three = (100 * lines[[name, f"{name}_min", f"{name}_max"]]).to_numpy()
+        words[KNOWN[name][0]] = [f"{m:.0f} % ({low:.0f} to {high:.0f})" for m, low, high in three]
     plans = [plan for plan in results.PLANNED if plan.item == item]
     grid = (PROJECT / f"notebooks/grids/results/{item}.yaml").read_text().split("notebook:")[0]
     return CARD.format(
