@@ -117,3 +117,25 @@ def test_finished_runs_are_added_to_the_results_with_a_card(
     assert "Seeds: 10, 11." in card
     with pytest.raises(UserError, match="item: got 'nine'"):
         ship.main("nine", [])
+
+
+@pytest.mark.slow
+def test_starts_are_listed_by_the_lowest_of_their_seeds(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ship = tool("offline_settings")
+    shipped = pd.read_parquet(ship.FILE)
+    monkeypatch.setattr(ship, "FILE", tmp_path / "offline_settings.parquet")
+    shipped.to_parquet(ship.FILE, index=False)
+    ship.main([runs])
+    table = pd.read_parquet(ship.FILE)
+    assert set(table.run) == set(shipped.run) | set(RUNS)
+    card = ship.FILE.with_suffix(".md").read_text()
+    rows = [[c.strip() for c in line.split("|")] for line in card.splitlines() if line[:3] == "| 2"]
+    whole = [[float(x) for x in row[9:13]] for row in rows if "" not in row[9:13]]
+    assert len(whole) >= 4
+    assert [min(row) for row in whole] == sorted((min(row) for row in whole), reverse=True)
+    best = table[(table.task == "2s3z") & (table.phase == "online") & (table.env_steps == 0)]
+    best = best[(best.cql_alpha == 0.5) & (best.offline_updates == 1500) & best.cut_battles]
+    best = best[(best.offline_td_lambda == 0.8) & (best.offline_lr == 1e-3)]
+    assert whole[0] == best.sort_values("seed").test_win_rate.round(2).tolist()
