@@ -151,7 +151,7 @@ class Config(BaseModel):
 
     # What is run.
     algorithm: Online[AlgorithmName] = "ovmse"  # type: ignore[valid-type]
-    task: Both[str] = Field("2s3z", min_length=1)  # a map that the backend knows
+    task: Both[str] = "2s3z"  # a map that the backend knows
     # A quality that ships in data/ or is made there, or the path of a file.
     dataset: Both[str] = "medium"
     backend: Both[Literal[BACKENDS]] = "smax"  # type: ignore[valid-type]
@@ -246,6 +246,10 @@ class Config(BaseModel):
     @classmethod
     def _fill(cls, given: dict[str, Any]) -> dict[str, Any]:
         """What is not given comes from the preset, the algorithm and the task."""
+        for setting, value in given.items():  # True is 1 to Python
+            known = cls.model_fields.get(setting)
+            if isinstance(value, bool) and known and type(known.default) in (int, float):
+                raise UserError(f"{setting}: got {value}, allowed: a number{_bounds(setting)}")
         named = {n: given.get(n, cls.model_fields[n].default) for n in ("algorithm", "preset")}
         name = given.get("task", "2s3z")
         if not all(isinstance(value, str) for value in (name, *named.values())):

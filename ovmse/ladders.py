@@ -139,8 +139,10 @@ def read_ladder(folder: str | Path) -> dict[str, Any]:
             rung["file"], rung["epsilon"], rung["env_steps"]
             [rung[what][name] for what in RECORDS for name in ("win_rate", "return")]
         ladder["task"], ladder["rungs"][ladder["medium"]]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"{folder} is no ladder of policies ({error})") from None
+    except (LookupError, TypeError):  # other JSON
+        raise RunError(f"{folder} is no ladder of policies: see its ladder.json") from None
     return ladder
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -24,6 +25,7 @@ from traitlets.config import Config
 from analysis.charts import theme
 from analysis.charts.show import VEGA, VEGALITE, VL_VERSION
 from analysis.report.markdown import Link, to_html
+from analysis.widgets.progress import OVER
 from ovmse import __version__
 from ovmse.runs.code import made_by
 from ovmse.runs.files import PROJECT, replacing
@@ -117,7 +119,18 @@ def render(
     }
     exporter = _exporter()
     exporter.link = link
-    return exporter.from_notebook_node(notebook, resources)[0]
+    return exporter.from_notebook_node(_readers(notebook), resources)[0]
+
+
+def _readers(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook without what only concerned the person who ran it: how long a bar took."""
+    notebook = deepcopy(notebook)
+    for cell in notebook.cells:
+        for output in list(cell.get("outputs", ())):
+            text = output.get("text") or output.get("data", {}).get("text/plain", "")
+            if OVER.fullmatch(text):
+                cell.outputs.remove(output)
+    return notebook
 
 
 def outputs(*of: nbformat.NotebookNode) -> Iterator[nbformat.NotebookNode]:

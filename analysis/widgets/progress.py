@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from IPython.display import display
 from analysis.widgets.live import REDRAW, has_front_end
 
 T = TypeVar("T")
+OVER = re.compile(r"\s*[^\n]+: [\d,]+ in \d+ s\s*")  # the line that is left at the end
 PATIENCE = 2.0  # seconds without a sign that nobody minds
 TICK = 0.5  # seconds between two pictures within one item
 

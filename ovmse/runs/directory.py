@@ -39,6 +39,7 @@ from ovmse.runs.files import (
     read_json,
     replacing,
     require_regular,
+    run_around,
     write_json,
 )
 from ovmse.runs.reading import (
@@ -78,9 +79,8 @@ class RunDirectory:
         notes: dict[str, Any] | None = None,
     ) -> None:
         self.path = named_path(path, "run_dir")
-        for outer in self.path.resolve().parents:
-            if (outer / "config.json").is_file() and (outer / "snapshots").is_dir():
-                raise RunError(f"{self.path} lies inside the run in {outer}; choose one beside it")
+        if outer := run_around(self.path):
+            raise RunError(f"{self.path} lies inside the run in {outer}; choose one beside it")
         if self.path.is_dir() and (strangers := _strangers(self.path)):
             raise RunError(f"{self.path} is not empty and not a run: it holds {strangers[0]}")
         try:
@@ -101,8 +101,8 @@ class RunDirectory:
             raise
 
     def _open(self, config: dict[str, Any], notes: dict[str, Any]) -> None:
-        known = self.path / "config.json"
-        self.finished = bool(read_result(self.path))
+        known, self.said = self.path / "config.json", ""  # what a person should know
+        self.finished = self._has_result()
         self._point = {} if self.finished else self._read_point()
         if known.exists() and (self.finished or self._measured()):
             self._require_same(config)
@@ -134,6 +134,18 @@ class RunDirectory:
                 raise RunError(f"{self.path / name} is {_lost(self.path / name)}")
             file.truncate(size)
             file.seek(0, os.SEEK_END)
+
+    def _has_result(self) -> bool:
+        """Whether the run has ended; RunError if what it lists, or should list, is not there."""
+        if not (result := read_result(self.path)):
+            return False
+        file, listed = self.path / "result.json", result.get("files", {})
+        if not listed and (self.path / "resume.json").exists():  # an earlier version removed it
+            raise RunError(f"{file} is damaged: it lists no file, and resume.json is still there")
+        for name in listed:
+            if not (self.path / name).exists():
+                raise RunError(f"{self.path / name} is missing, and result.json lists it")
+        return True
 
     def _measured(self) -> bool:
         """Whether the run has left anything that its settings decide."""
@@ -196,6 +208,8 @@ class RunDirectory:
             return point
         # A process that died at its first point leaves that one's files, rows and snapshot.
         held = [f"resume/{f.name}" for f in folder.glob("*_*.safetensors")]
+        if held:  # or its resume.json was deleted
+            self.said = f"{held[0]} stands without a resume.json: the run begins anew"
         held = [name for name in held if not name.endswith("_1.safetensors")]
         if len(taken := _snapshots(self.path)) > 1:
             held.append(f"snapshots/{max(file.name for file in taken)}")

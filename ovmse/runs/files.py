@@ -48,6 +48,14 @@ def folders_with(folder: Path, *names: str) -> list[Path]:
     return [Path(path) for path, _, files in walked if not set(names).isdisjoint(files)]
 
 
+def run_around(path: Path) -> Path | None:
+    """The run whose directory holds this path, if there is one."""
+    for outer in path.resolve().parents:
+        if (outer / "config.json").is_file() and (outer / "snapshots").is_dir():
+            return outer
+    return None
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, which takes its place once the block ends well.

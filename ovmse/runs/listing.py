@@ -36,7 +36,8 @@ class ListedRun:
 def list_runs(folder: str | Path) -> list[ListedRun]:
     """Every run below a folder, sorted by path; raises RunError if there is no such folder.
 
-    A run is a directory with a ``sweep.json`` or with the ``config.json`` of an algorithm.
+    A run is a directory with a ``sweep.json`` or with the ``config.json`` of an algorithm, or with
+    one that cannot be read.
     """
     folder = named_path(folder, "runs")
     if not folder.is_dir():
@@ -44,7 +45,7 @@ def list_runs(folder: str | Path) -> list[ListedRun]:
     listed = []
     for path in sorted(folders_with(folder, "config.json", RECORD)):
         config, record = read_json(path / "config.json"), read_record(path)
-        if record or "algorithm" in config:
+        if record or "algorithm" in config or not config:  # unreadable: it may be one
             listed.append(_listed(path, {**record.get("parameters", {}), **config}, record))
     return listed
 

@@ -33,7 +33,7 @@ from ovmse.datasets.dataset import DatasetError, dataset_path, file_checksum, la
 from ovmse.datasets.hdf5 import require_source
 from ovmse.errors import UserError
 from ovmse.runs.code import checksums, learning_code_key
-from ovmse.runs.files import PROJECT, from_project, named_path, read_text
+from ovmse.runs.files import PROJECT, from_project, named_path, read_text, run_around
 from ovmse.sweep import MAX_RUNS
 from ovmse.sweep.fingerprint import fingerprint
 from ovmse.sweep.notebook_source import code_checksum, parameters_cell
@@ -178,6 +178,8 @@ def _usable(folder: Path) -> Path:
     try:
         there = next(path for path in (whole, *whole.parents) if path.exists())
         why = "" if there.is_dir() else f"{there} is none"
+        if outer := run_around(whole / "runs"):
+            why = f"this lies in the run {outer}"
     except OSError as error:  # such as a name that is too long
         why = str(error.strerror)
     if why:

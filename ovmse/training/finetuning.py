@@ -77,7 +77,7 @@ def finetune(
             if pretrained:
                 for offline_row in read_metrics(pretrained):
                     run.append("metrics.jsonl", offline_row)
-            yield Progress("online", 0, total, unit, online.measure())
+            yield Progress("online", 0, total, unit, online.measure(), note=run.said)
         stepped = 0
         while not online.ended:
             online.step()

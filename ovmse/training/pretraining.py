@@ -67,7 +67,7 @@ def _learn(config: Config, run: RunDirectory, env: VectorEnv) -> Iterator[Progre
             raise foreign_point(run, error) from error
     losses: list[float] = []
     rows = read_metrics(run.path) if point is not None else []
-    yield Progress("offline", learner.updates, total, "updates", earlier=rows)
+    yield Progress("offline", learner.updates, total, "updates", note=run.said, earlier=rows)
     while learner.updates < total:
         batch = EpisodeBatch.from_episodes(
             sample_episodes(dataset.episodes, rng, config.batch_size)

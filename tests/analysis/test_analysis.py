@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from itertools import combinations
@@ -40,6 +41,7 @@ from analysis.tables import (
     summary,
 )
 from analysis.widgets import live
+from analysis.widgets.progress import PATIENCE, tracked
 from ovmse import __version__
 from ovmse.config import Config
 from ovmse.errors import UserError
@@ -530,6 +532,21 @@ def test_report_is_one_page_that_names_no_other_place(table, tmp_path):
     assert f"--ink: {theme.INK}; --quiet: {theme.QUIET}; --font: Helvetica" in page
     assert "cdn" not in tags.lower() and "mathjax" not in tags.lower()
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.html"]
+
+
+def test_a_report_begins_with_the_answer_and_not_with_how_long_it_took(tmp_path, capsys):
+    items = tracked([0, 1], "Snapshots replayed")
+    list(time.sleep(PATIENCE / 2) for _ in items)
+    said = capsys.readouterr().out
+    assert said == "Snapshots replayed: 2 in 2 s\n"
+    source = write_notebook(tmp_path / "a.ipynb", "1", "2", outputs={0: [{"text/plain": said}]})
+    notebook = nbformat.read(source, as_version=4)
+    for text in (said, "Replayed: a b in 2 s\n"):  # as papermill stores it, and something else
+        notebook.cells[1].outputs.append(nbformat.v4.new_output("stream", text=text))
+    nbformat.write(notebook, source)
+    page = write_report(source, tmp_path / "a.html").read_text()
+    assert "a b in 2 s" in page and "Snapshots replayed" not in page
+    assert "Snapshots replayed" in source.read_text()
 
 
 def test_the_foot_of_a_report_says_when_what_and_how_long_and_links_the_notebook(tmp_path):

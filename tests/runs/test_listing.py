@@ -155,6 +155,13 @@ def test_whatever_lies_there_the_others_are_listed(
         assert lines["se_seed0"][5:7] == ["", ""]
 
 
+def test_a_run_whose_settings_cannot_be_read_is_listed(folder: Path) -> None:
+    for damaged in ("", "{", '{"seed": %s}' % ("1" * 5_000)):
+        (folder / "se_seed0" / "config.json").write_text(damaged)
+        lines = {line[0]: line for line in listed(str(folder))}
+        assert len(lines) == 9 and lines["se_seed0"][1:4] == ["unfinished", "", ""]
+
+
 def test_settings_that_no_table_holds_are_one_sentence(folder: Path, tmp_path: Path) -> None:
     file = folder / "se_seed0" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"dataset": "\udcff.h5"}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -227,6 +228,8 @@ def test_what_a_run_lists_and_is_not_there_is_said(whole: Path) -> None:
     with RunDirectory(whole, CONFIG) as run:
         run.finish({})
     snapshot.unlink()
+    with pytest.raises(RunError, match=r"online_00000000.safetensors is missing, and result.json"):
+        open_and_load(whole)
     with pytest.raises(RunError, match=r"lacks snapshots/online_00000000.safetensors, which its"):
         snapshot_steps(whole)
 
@@ -305,6 +308,31 @@ def test_a_run_that_has_seen_battles_does_not_begin_anew_in_silence(tmp_path: Pa
     with pytest.raises(RunError, match=r"resume.json is missing, but .* holds events.jsonl"):
         open_and_load(tmp_path)
     assert files(tmp_path) == before
+
+
+def test_a_first_point_that_is_lost_is_said(tmp_path: Path) -> None:
+    """A process that died at its first point leaves the same, so it is no mistake."""
+    with RunDirectory(tmp_path, CONFIG) as run:
+        assert run.said == ""
+        work(run, 0)
+    (tmp_path / "resume.json").unlink()
+    with RunDirectory(tmp_path, CONFIG) as run:
+        assert re.fullmatch(r"resume/\w+_1.safetensors stands without .* begins anew", run.said)
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ({"wall_s": 1}, "result.json is damaged: it lists no file, and resume.json is still there"),
+        ({"files": {"a": "b"}}, "a is missing, and result.json lists it"),
+    ],
+)
+def test_a_result_that_is_none_ends_no_run(whole: Path, result: dict, message: str) -> None:
+    (whole / "result.json").write_text(json.dumps(result))
+    before = files(whole)
+    with pytest.raises(RunError, match=message):
+        open_and_load(whole)
+    assert files(whole) == before
 
 
 @pytest.mark.parametrize("left", ["nothing", "part_1", "rows alone"])

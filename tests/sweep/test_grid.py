@@ -295,6 +295,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         (["-p", "seed=[1"], "seed: got '[1', allowed: a value, a range or a list"),
         (["-p", "seed=" + "[" * 20_000], "[[', allowed: a value, a range or a list"),
         (["--folder", str(ROOT / "README.md")], "README.md', allowed: a folder ("),
+        (["--folder", "inside"], "allowed: a folder (this lies in the run "),
         (["--folder", "x" * 300], "xxx', allowed: a folder (File name too long)"),
         (["-p", "sed=1"], "has no parameter 'sed'; did you mean 'seed'?"),
         (["--scheduler", "tcp://127.0.0.1:9", "--workers", "2"], "--workers is of this machine"),
@@ -304,6 +305,10 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 def test_a_wrong_option_is_one_sentence(tmp_path: Path, options: list[str], message: str) -> None:
     grid = ROOT / "notebooks/grids/figure1.yaml"
     where = ["--folder", str(tmp_path / "runs")]
+    if options[-1] == "inside":
+        (tmp_path / "run/snapshots").mkdir(parents=True)
+        (tmp_path / "run/config.json").write_text("{}")
+        options = ["--folder", str(tmp_path / "run")]
     done = CliRunner().invoke(app, ["sweep", str(grid), *where, *options, "--dry-run"])
     assert done.exit_code == 2
     assert len(done.stderr) < 400

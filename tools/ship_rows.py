@@ -1,0 +1,97 @@
+r"""Adds the finished runs of a grid of results to what ships: data/results/ITEM.parquet, its card.
+
+    .venv/bin/ovmse sweep notebooks/grids/results/paper_setting.yaml --scale 2s3z_medium \
+        --folder runs/paper_setting/2s3z_medium
+    .venv/bin/python tools/ship_rows.py paper_setting runs/paper_setting
+
+Without a folder only the card is written anew. A run that is there already is replaced.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import results
+from analysis.tables import RESULTS as KNOWN
+from analysis.tables import readable
+from ovmse.errors import UserError
+from ovmse.runs.files import DATA_DIR, PROJECT, markdown_table, replacing
+from ovmse.runs.reading import find_runs, read_result
+from ovmse.runs.tables import COLUMNS, metrics_table
+
+RESULTS = DATA_DIR / "results"
+VARIED = {"mixing_ratio": ["mixing_ratio"], "noise": ["explorers"]}  # lines of their own
+MEASURES = ["start", "lowest", "end", "mean"]
+CARD = """# {title}
+
+{about}
+
+{finished} of {planned} planned runs are here. Of each line the median over the seeds (least to
+greatest) of the share of test battles won: at the start, at the lowest test, at the end, and as a
+mean over the online steps.
+
+{table}
+
+Every test of every run, with all settings, the code's key and the versions: `{item}.parquet`.
+
+{commands}
+
+Machine: {machines}; one thread a run. Code: {code}. Seeds: {seeds}.
+"""
+
+
+def main(item: str, folders: list[Path]) -> None:
+    """Adds what is new, writes file and card."""
+    if item not in results.ITEMS:
+        raise UserError(f"item: got {item!r}, allowed: {', '.join(results.ITEMS)}")
+    file = RESULTS / f"{item}.parquet"
+    parts = [pd.read_parquet(file)] if file.is_file() else []
+    for folder in folders:
+        done = {path: result for path in find_runs(folder) if (result := read_result(path))}
+        table = metrics_table(done)
+        where = {str(path): f"{r['cpu']}, {r['cores']} cores, Python {r['python']}, torch "
+                 f"{r['torch']}" for path, r in done.items()}  # fmt: skip
+        table = table.assign(machine=table.run.map(where))
+        parts.append(table.assign(run=[Path(run).name for run in table.run]))
+    if not parts:
+        raise UserError(f"there are no rows of {item} yet; give a folder of its runs")
+    for n, older in enumerate(parts[:-1]):
+        parts[n] = older[~older.run.isin(parts[-1].run)]
+    table = pd.concat(parts, ignore_index=True).sort_values(COLUMNS[:1], kind="stable")
+    with replacing(file) as temporary:
+        table.to_parquet(temporary, index=False)
+    file.with_suffix(".md").write_text(card(item, table))
+
+
+def card(item: str, table: pd.DataFrame) -> str:
+    """What was asked, what came out, and what makes it anew."""
+    found = results.only(results.runs(results.finished(results.read(RESULTS))), item)
+    by = VARIED.get(item, [])
+    lines = results.ranges(found, MEASURES, by)
+    words = readable(lines[["task", "dataset", "name", *by, "seeds"]], KNOWN)
+    for name in MEASURES:
+        three = (100 * lines[[name, f"{name}_min", f"{name}_max"]]).to_numpy()
+        words[KNOWN[name][0]] = [f"{m:.0f} % ({low:.0f} to {high:.0f})" for m, low, high in three]
+    plans = [plan for plan in results.PLANNED if plan.item == item]
+    grid = (PROJECT / f"notebooks/grids/results/{item}.yaml").read_text().split("notebook:")[0]
+    return CARD.format(
+        title=item.replace("_", " ").capitalize(),
+        about="\n".join(line.removeprefix("# ") for line in grid.strip().splitlines()),
+        finished=table.run.nunique(),
+        planned=sum(plan.runs for plan in plans),
+        table=markdown_table(list(words), words.to_numpy().tolist()),
+        item=item,
+        commands="\n".join(
+            f"    {plan.command} --folder runs/{item}/{plan.scale or item}" for plan in plans
+        ),
+        machines="; ".join(sorted(table.machine.dropna().unique())),
+        code=", ".join(sorted(table.code.unique())),
+        seeds=", ".join(map(str, sorted(table.seed.unique()))),
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], [Path(name) for name in sys.argv[2:]])
