@@ -39,8 +39,9 @@ battles out (`cut_battles: false`) mends it**: all four start at .53 to .57 with
 of nothing from there, tried with an altered file) starts at .26 to .50 with a weight of 1: better
 than to bootstrap, and worse than to leave out. On 2s3z (7 % of the steps cut) every setting starts
 at .54 to .75; twice the updates help more than any weight. **1,500 updates at a weight of .5 start
-at .69 to .72**, the highest lowest start of the settings that all four seeds tried; in the calibrated form, from which
-MACal-QL and WSRL begin, the same settings start at .66 to .75. They are that map's preset for both.
+at .69 to .72**, the highest lowest start of the settings that all four seeds tried; in the
+calibrated form, from which MACal-QL and WSRL begin, the same settings start at .66 to .75. They are
+that map's preset for both.
 
 Every row with all settings, the code and the versions: `offline_settings.parquet`. Made by
 `ovmse sweep notebooks/grids/results/offline_settings.yaml --scale TASK` and
