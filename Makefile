@@ -18,7 +18,7 @@ help:
 	@echo "make bench  what an update, the replay, collecting and batches cost"
 	@echo "make setup  only create .venv and install the tested packages"
 	@echo
-	@echo "Each sets up .venv first (about 2.5 GB, some minutes); the next time it is reused."
+	@echo "Each sets up .venv first (about 2.5 GB, a minute); the next time it is reused."
 	@echo "PYTHON=python3.12 make demo     choose the Python (3.11 or newer)"
 	@echo "PIP_FLAGS='--index-url URL'     pip options for PyTorch alone: with the URL of PyTorch's"
 	@echo "                                CPU wheels, Linux saves the CUDA build's gigabytes"
