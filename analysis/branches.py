@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -135,19 +135,38 @@ def _chance(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) >> 1
 
 
-@torch.no_grad()
 def at_points(q: QFunction, points: Sequence[Point]) -> tuple[Tensor, np.ndarray]:
     """What `q` remembers after each point's observation ``[P, N, H]``, and ``Q_tot(tau, a) [P]``
     of the action that was taken there."""
+    hidden, values, state = _come_to(q, points)
+    done = np.stack([p.battle.episode.actions[p.step] for p in points]).astype(np.int64)
+    with torch.no_grad():
+        return hidden, q.q_tot(gather_actions(values, torch.from_numpy(done)), state).numpy()
+
+
+def with_greedy(q: QFunction, points: Sequence[Point]) -> list[Point]:
+    """The same moments, as if the joint action that `q` takes greedily had been taken there."""
+    values, found = _come_to(q, points)[1].numpy(), []
+    for point, own in zip(points, values, strict=True):
+        episode = point.battle.episode
+        actions = episode.actions.copy()
+        actions[point.step] = np.where(episode.avail_actions[point.step], own, -np.inf).argmax(-1)
+        battle = replace(point.battle, episode=replace(episode, actions=actions))
+        found.append(Point(battle, point.step))
+    return found
+
+
+@torch.no_grad()
+def _come_to(q: QFunction, points: Sequence[Point]) -> tuple[Tensor, Tensor, Tensor]:
+    """At each point what `q` remembers ``[P, N, H]``, its values ``[P, N, A]`` and the state."""
     episodes, steps = [p.battle.episode for p in points], np.array([p.step for p in points])
     hidden = torch.zeros(len(points), q.n_agents, q.hidden_size)
-    taken, last = torch.zeros(hidden.shape[:2]), torch.full(hidden.shape[:2], -1)
+    values, last = torch.zeros(*hidden.shape[:2], q.n_actions), torch.full(hidden.shape[:2], -1)
     for t in range(steps.max() + 1):
         there = np.flatnonzero(steps >= t)  # the others have come to their step
         obs = torch.from_numpy(np.stack([episodes[n].obs[t] for n in there])).float()
-        values, after = q.act(obs, last[there], hidden[there].flatten(0, 1))
+        values[there], after = q.act(obs, last[there], hidden[there].flatten(0, 1))
         done = np.stack([episodes[n].actions[t] for n in there]).astype(np.int64)
         hidden[there], last[there] = after.view(-1, *hidden.shape[1:]), torch.from_numpy(done)
-        taken[there] = gather_actions(values, last[there])
     state = torch.from_numpy(np.stack([e.state[t] for e, t in zip(episodes, steps)])).float()
-    return hidden, q.q_tot(taken, state).numpy()
+    return hidden, values, state

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.battles import Battle, Opinion, opinion, record
+from analysis.diagnostics.memory import has_memory
 from analysis.snapshots import Snapshots
 from analysis.whatif import WhatIf, what_if
 from analysis.widgets.progress import tracked
@@ -49,17 +50,20 @@ class Moments:
 
 
 def deepest_fall(table: pd.DataFrame) -> tuple[Snapshots, int]:
-    """The run that lost most of its first win rate, and its snapshot (environment steps) there.
+    """The run that lost most of its first win rate, and its snapshot (environment steps) there; of
+    the runs with a memory, if one of them lost half of its wins: there the memory has a say.
 
     table: as from `drift.replayed_curves`, which has `q_fixed` where there is a snapshot. Raises
     RunError where no run has a snapshot after its start.
     """
     rows = table[(table.phase == "online") & table.q_fixed.notna()]
     first = rows.groupby("run").test_win_rate.transform("first")
-    fell = (first - rows.test_win_rate)[rows.env_steps > 0]
+    rows, first = rows[rows.env_steps > 0], first[rows.env_steps > 0]
+    fell = first - rows.test_win_rate
     if fell.empty:
         raise RunError("no run has a snapshot after its start: there is no battle to watch")
-    low = rows.loc[fell.idxmax()]
+    half = fell[rows.algorithm.map(has_memory) & (fell >= first / 2) & (first > 0)]
+    low = rows.loc[(half if len(half) else fell).idxmax()]
     return Snapshots(low.run), int(low.env_steps)
 
 

@@ -37,7 +37,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
 def _demo(folder: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "analysis.demo", "--folder", str(folder)]
     command += ["-p", "preset=tiny", "-p", "seed=0", "-p", "algorithm=[ovmse, macql]"]
-    command += ["-p", "online_steps=1000", "--workers", "2"]
+    for name, value in {"online_steps": 1_000, "offline_updates": 30, "epsilon_anneal": 500,
+                        "memory_anneal": 500, "test_interval": 500}.items():  # fmt: skip
+        command += ["-p", f"{name}={value}"]
+    command += ["--workers", "2"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
 
 

@@ -48,7 +48,8 @@ def main(folders: list[Path], target: Path = DATA_DIR / "runs") -> None:
     config = read_config(table.run.iloc[0])
     columns = ["task", "run", "seed", "snapshots", "win at 0", "lowest win", "win at the end"]
     about = (
-        f"`{config['preset']}` preset, {config['online_steps']:,} online steps, "
+        f"`{config['preset']}` preset with {config['offline_updates']:,} offline updates, "
+        f"{config['online_steps']:,} online steps, "
         f"{config['test_battles']} battles a test ({config['long_test_battles']} at the first and "
         f"the last), {config['fixed_battles']} fixed battles. One seed a map: they show mechanics, "
         "not who is better (the tables of results do). The snapshots are in half precision, so "

@@ -19,7 +19,9 @@ NATIVE = {"data-lm-suppress-shortcuts": "true", "form": "none"}
 
 
 def csv_data(table: pd.DataFrame) -> alt.InlineData:
-    """`table` inside the chart as CSV text: a fifth of the size of one object a row."""
+    """`table` inside the chart as CSV text: a fifth of the size of one object a row. Truth values
+    are 0 and 1 there: Vega reads no Python."""
+    table = table.astype({c: int for c in table if pd.api.types.is_bool_dtype(table[c])})
     kinds = {c: "number" for c in table if pd.api.types.is_numeric_dtype(table[c])}
     return alt.InlineData(
         values=table.to_csv(index=False, lineterminator="\n"),
@@ -77,8 +79,9 @@ def finish(chart: Any, title: str, curves: pd.DataFrame, lines: bool = True) -> 
 
 
 def titled(chart: Any, title: str, subtitle: str) -> alt.TopLevelMixin:
-    """The whole chart, in the look of the house."""
-    return chart.properties(title=alt.Title(title, subtitle=subtitle)).configure(**theme.config())
+    """The whole chart, in the look of the house; the title of a single panel is its last line."""
+    lines = [subtitle, chart.title.text] if isinstance(chart.title, alt.Title) else subtitle
+    return chart.properties(title=alt.Title(title, subtitle=lines)).configure(**theme.config())
 
 
 def panel_title(text: str, size: int = 16) -> alt.Title:

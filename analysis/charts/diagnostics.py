@@ -65,7 +65,7 @@ def moved(table: pd.DataFrame) -> alt.TopLevelMixin:
     parts["step"] = (parts.env_steps / 1000).round().astype(int)
     whole = means["change"].assign(step=lambda t: (t.env_steps / 1000).round().astype(int))
     signed = parts.groupby([*WHO, "step", parts["mean"] > 0])["mean"].sum()
-    y = alt.Y("sum(mean):Q", title="Q_tot", scale=alt.Scale(domain=_domain(signed, 1)),
+    y = alt.Y("sum(mean):Q", title="change of Q_tot", scale=alt.Scale(domain=_domain(signed, 1)),
               axis=alt.Axis(tickCount=4))  # fmt: skip
     kinds = ["each agent's values", "the mixer"]
     colour = alt.Color("kind:N", title=None, sort=kinds, scale=alt.Scale(
@@ -98,7 +98,7 @@ def numbered(table: pd.DataFrame, name: str) -> list[str]:
 
 def distances(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Above: the gap of one other action over training. Below: by the number of agents that do
-    something else, at the start (dashed) and at the end."""
+    something else, at the start (dashed grey) and at the end (controls dashed)."""
     rows = measured(table, "gap_1")
     over = panel(table, "gap_1", "gap of Q_tot", _domain(rows.gap_1, 1), "Where one agent does "
                  "something else, over training")  # fmt: skip
@@ -128,7 +128,7 @@ def distances(table: pd.DataFrame) -> alt.TopLevelMixin:
         end.mark_line(strokeWidth=2.5).encode(strokeDash=dash),
         end.mark_point(filled=True, size=90, opacity=1).encode(shape=shape),
     ).properties(width=WIDTH, height=HEIGHT, title=panel_title(
-        "By how many, at the end (dashed grey: at the start)"))  # fmt: skip
+        "By how many, at the end (grey: at the start; dashed: controls)"))  # fmt: skip
     return finish(_stacked([over, below]), "Which actions are held apart?", rows)
 
 
@@ -202,8 +202,8 @@ def forgotten(numbers: pd.DataFrame, curves: pd.DataFrame) -> alt.TopLevelMixin:
 
 
 def rivals(table: pd.DataFrame) -> alt.TopLevelMixin:
-    """Each rival's number against the test win rate, a point a snapshot after the start; the table
-    as from `rivals.with_rivals`."""
+    """Each rival's number against the test win rate, a point a snapshot after the start (controls
+    hollow); the table as from `rivals.with_rivals`."""
     rows = measured(table, "test_win_rate")
     rows = rows[rows.env_steps > 0]
     order = theme.in_order(rows.algorithm)
@@ -237,7 +237,9 @@ def rivals(table: pd.DataFrame) -> alt.TopLevelMixin:
             .properties(width=WIDTH // 2 - 10, height=LOW)
         )  # fmt: skip
     chart = alt.concat(*panels, columns=2, spacing=18)
-    return finish(chart, "What goes with the fall? A point is a snapshot", rows, lines=False)
+    return finish(
+        chart, "What goes with the fall? A point: a snapshot (controls hollow)", rows, lines=False
+    )
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.battles import Battle, at_once, record_with
-from analysis.branches import Point, at_points, branch, spread_points
+from analysis.battles import at_once, record_with
+from analysis.branches import Point, at_points, branch, spread_points, with_greedy
 from analysis.each import Runs, each_snapshot
 from analysis.events import epsilon_at, exploring_battles
 from analysis.kept import key
@@ -19,7 +19,7 @@ from analysis.tables import at_the_end, mean_curves
 from ovmse.envs import make_env
 from ovmse.runs.reading import RunError
 
-BATTLES = 32  # which the points are taken from
+BATTLES = 32  # of the pre-trained policy, which the points are taken from
 
 
 def calibration(
@@ -41,7 +41,8 @@ def calibration(
 
     The battles are the pre-trained policy's own, and every snapshot of a pre-training is asked
     about the same moments; or, with `exploring`, each snapshot's, which explores as the run did at
-    that time. Then the columns end in `_exploring`.
+    that time. There the action asked about is the one that it would take greedily, since what noise
+    took is a question of its own (`distance`). Then the columns end in `_exploring`.
 
     Raises UserError where the run's backend is missing or cannot put a battle back.
     """
@@ -50,18 +51,18 @@ def calibration(
     def moments(run: Snapshots, env_steps: int) -> tuple[list[Point], np.ndarray]:
         """The points, and ``Q_offline`` there."""
         if exploring:
-            return remembered_at(run, exploring_battles(run, env_steps, seed=seed))
+            noisy = exploring_battles(run, env_steps, seed=seed)
+            there = spread_points(noisy, points, seed)
+            there = with_greedy(run.network(env_steps), there)
+            return there, at_points(run.offline(), there)[1]
         first = min(run.files)
         pretrained = key(run.files[first], run.offline_file)
         if pretrained not in home:
             c, q = run.config, run.network(first)
             battles = record_with(q, c, "epsilon_greedy", 0.0, BATTLES, seed)
-            home[pretrained] = remembered_at(run, battles)
+            there = spread_points(battles, points, seed)
+            home[pretrained] = there, at_points(run.offline(), there)[1]
         return home[pretrained]
-
-    def remembered_at(run: Snapshots, battles: list[Battle]) -> tuple[list[Point], np.ndarray]:
-        there = spread_points(battles, points, seed)
-        return there, at_points(run.offline(), there)[1]
 
     def measure(run: Snapshots, env_steps: int) -> dict[str, float]:
         c = run.config

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.answers import seeds_each
-from analysis.charts.theme import label
+from analysis.diagnostics.memory import has_memory
 from analysis.tables import WHO, lines, measured, named, per_cent
 
 NUMBERS = ["first", "lowest", "lowest_at", "last", "retention", "regained", "lost"]
@@ -90,11 +90,12 @@ def who_fell(table: pd.DataFrame, run: str | Path, env_steps: int) -> str:
     """How deep a run had fallen at a snapshot; the table as from `drift.replayed_curves`."""
     rows = table[(table.run == str(run)) & (table.phase == "online")].sort_values("env_steps")
     first, then = rows.iloc[0], rows[rows.env_steps == env_steps].iloc[0]
+    of = " of runs with a memory" if has_memory(first.algorithm) else ""
     return (
-        f"Of all snapshots, the one furthest below its start is "
-        f"{label(first.algorithm)}'s (seed {first.seed}) after {env_steps:,} steps: from "
-        f"{per_cent(first.test_win_rate)} to {per_cent(then.test_win_rate)} of test battles. It "
-        "plays below."
+        f"Of all snapshots{of}, the one furthest below its start is "
+        f"{named(first.algorithm, first.variant)}'s (seed {first.seed}) after {env_steps:,} steps: "
+        f"from {per_cent(first.test_win_rate)} to {per_cent(then.test_win_rate)} of test battles. "
+        "It plays below."
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.battles import td_target
-from analysis.diagnostics.calibration import BATTLES, by_thirds
+from analysis.diagnostics.calibration import by_thirds
 from analysis.each import Runs, each_snapshot
 from analysis.events import epsilon_at, exploring_battles, lambda_at
 from analysis.prices import batched
@@ -46,7 +46,7 @@ def audit(
 
     def depends(run: Snapshots, env_steps: int) -> list[str | float | Path]:
         c = run.config
-        given = [c.task, c.backend, c.gamma, c.online_td_lambda, c.exploration, BATTLES, seed]
+        given = [c.task, c.backend, c.gamma, c.online_td_lambda, c.exploration, seed]
         given += [float(epsilon_at(c, env_steps)), lambda_at(c, env_steps)]
         return [run.files[env_steps], run.offline_file, *given]
 

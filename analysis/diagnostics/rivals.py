@@ -31,7 +31,7 @@ RIVALS = (
           "gap_1", "gap where one agent does something else", 1,
           "the gap stays while the wins fall"),
     Rival("Values are too high in states that only noise leads to",
-          "astray", "Q_tot − G where it explores, less the same in the fixed battles", -1,
+          "astray", "Q_tot − G of its own choice where it explores, less in the fixed battles", -1,
           "Q_tot − G is alike in both"),
     Rival("The mixer rescales what the agents say",
           "mixer_share", "mixer's share of what moved", -1,
@@ -51,10 +51,10 @@ RIVALS = (
 def with_rivals(table: pd.DataFrame) -> pd.DataFrame:
     """The curves with all diagnostics beside them, and the rivals' numbers from these.
 
-    `over`, `over_exploring`: ``Q_tot - G`` in the fixed battles' moments, and where the snapshot
-    explores; `astray` their difference; `mixer_share`: the mixer's part of the absolute change;
-    `memory_wrong`: ``Q_offline - G`` where it explores, of runs with a memory. A number that was
-    not measured is missing.
+    `over`, `over_exploring`: ``Q_tot - G`` in the fixed battles' moments, and of what the snapshot
+    would do in moments of battles in which it explores; `astray` their difference; `mixer_share`:
+    the mixer's part of the absolute change; `memory_wrong`: ``Q_offline - G`` in the latter, of
+    runs with a memory. A number that was not measured is missing.
     """
     parts = table.filter(regex=r"^part_\d+$").abs().sum(axis=1, min_count=1)
     mixer = _column(table, "part_mixer").abs()

@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 from itertools import combinations
 from statistics import fmean
 
+import altair as alt
 import nbformat
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ from PIL import Image
 
 from analysis.answers import kept_wins, trained
 from analysis.charts import theme
-from analysis.charts.base import spread
+from analysis.charts.base import csv_data, panel_title, spread, titled
 from analysis.charts.curves import figure1, learning_curve
 from analysis.charts.show import VEGALITE, mimebundle, show
 from analysis.report import write_report
@@ -532,6 +533,23 @@ def test_report_is_one_page_that_names_no_other_place(table, tmp_path):
     assert f"--ink: {theme.INK}; --quiet: {theme.QUIET}; --font: Helvetica" in page
     assert "cdn" not in tags.lower() and "mathjax" not in tags.lower()
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.html"]
+
+
+def test_truth_values_are_true_or_false_to_vega():
+    rows = pd.DataFrame({"x": [1.5, 2.5], "control": [True, False]})
+    made = csv_data(rows).to_dict()
+    assert made["values"] == "x,control\n1.5,1\n2.5,0\n"
+    assert made["format"]["parse"] == {"x": "number", "control": "number"}
+    assert rows.control.dtype == bool
+
+
+def test_the_sentence_over_a_single_panel_stays_in_the_chart():
+    one = alt.Chart(csv_data(pd.DataFrame({"x": [1]}))).mark_point().encode(x="x:Q")
+    panel = one.properties(title=panel_title("Dot: what it is", 13))
+    assert titled(panel, "What?", "where").to_dict()["title"] == {
+        "text": "What?", "subtitle": ["where", "Dot: what it is"],
+    }  # fmt: skip
+    assert titled(one, "What?", "where").to_dict()["title"]["subtitle"] == "where"
 
 
 def test_a_report_begins_with_the_answer_and_not_with_how_long_it_took(tmp_path, capsys):

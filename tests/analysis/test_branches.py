@@ -11,7 +11,7 @@ from conftest import ROOT
 from scipy.stats import spearmanr
 
 from analysis.battles import AT_ONCE, record, record_with
-from analysis.branches import Point, at_points, branch, spread_points
+from analysis.branches import Point, at_points, branch, spread_points, with_greedy
 from analysis.diagnostics.calibration import against
 from analysis.snapshots import Snapshots
 from ovmse.config import Config
@@ -61,6 +61,25 @@ def test_values_at_points_are_those_of_the_whole_battle(pretrained, battles) -> 
     for point, q_tot in zip(points, at_points(pretrained, points)[1], strict=True):
         whole = pretrained.q_tot_taken(EpisodeBatch.from_episodes([point.battle.episode]))
         assert q_tot == pytest.approx(float(whole[0, point.step]), abs=1e-4)
+
+
+def test_what_a_snapshot_would_do_is_its_greedy_action(pretrained) -> None:
+    """At points where all explored; the history, and the recorded battle, stay as they were."""
+    points = spread_points(record(RUN, 0, "epsilon_greedy", 1.0, 8, 3), 12, seed=1)
+    before = [p.battle.episode.actions.copy() for p in points]
+    changed = 0
+    for point, own, taken in zip(points, with_greedy(pretrained, points), before, strict=True):
+        np.testing.assert_array_equal(point.battle.episode.actions, taken)
+        batch = EpisodeBatch.from_episodes([point.battle.episode])
+        values = pretrained.q_values(batch).masked_fill(~batch.avail_actions, -torch.inf)
+        actions = own.battle.episode.actions
+        assert actions[point.step].tolist() == values[0, point.step].argmax(-1).tolist()
+        rest = np.arange(len(taken)) != point.step
+        np.testing.assert_array_equal(actions[rest], taken[rest])
+        changed += (actions[point.step] != taken[point.step]).any()
+        best = pretrained.q_tot(values.max(-1).values[:1, point.step], batch.state[:1, point.step])
+        assert at_points(pretrained, [own])[1][0] == pytest.approx(float(best), abs=1e-4)
+    assert changed > 6
 
 
 def test_points_spread_over_all_steps(battles) -> None:

@@ -307,7 +307,8 @@ def test_rivals_by_hand() -> None:
     table = rivals.with_rivals(_story(
         gap_1=[2.0, 2.0, 1.5, 2.0, 2.0, 1.0, 0.1, 0.5], churn=[0, 0.1, 0, 0.1, 0, 0.1, 0, 0],
         q=[9.0] * 8, g=[8.0] * 8, q_exploring=[9, 9, 9, 9, 9, 9, 9, 9],
-        g_exploring=[8, np.nan, 6, 8, 8, np.nan, 1, 5],
+        g_exploring=[8, 7, 6, 8, 8, np.nan, 1, 5],
+        remembered_error_exploring=[1, 2, 3, 4, 1, 2, 3, 4],
         part_mixer=[0, 1, -1, 1, 0, 1, 3, 3], part_1=[0, -1.0] + [1] * 6,
     ))  # fmt: skip
     assert table.mixer_share.tolist()[1:4] == [0.5, 0.5, 0.5] and table.mixer_share[:1].isna().all()
@@ -317,7 +318,12 @@ def test_rivals_by_hand() -> None:
     assert by["gap_1"].verdict == "goes with the fall" and by["gap_1"].snapshots == 6
     assert by["rank"].verdict == "too few snapshots"  # was not measured
     assert by["churn"].verdict == "speaks against"  # rises where wins are kept
-    assert by["astray"].snapshots == 4
+    # Q_tot - G is 1 in the fixed battles; where it explores 9 - 7 = 2, 9 - 6 = 3, and so on.
+    assert table.astray.dropna().tolist() == [0, 1, 2, 0, 0, 7, 3]
+    assert by["astray"].snapshots == 5
+    assert by["astray"].verdict == "goes with the fall"  # largest where wins are fewest
+    assert table.memory_wrong.tolist()[:4] == [1, 2, 3, 4]  # OVMSE's; SE has no memory
+    assert table.memory_wrong[4:].isna().all()
     low = rivals.at_the_lowest(table)
     assert low.algorithm.tolist() == ["ovmse", "se"] and low.env_steps.tolist() == [10_000] * 2
     assert low.over_exploring.tolist() == [3, 8] and low.gap_first.tolist() == [2, 2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from exploring import climb_run
@@ -38,8 +39,6 @@ def battles(of: Snapshots):
 
 def test_all_is_a_real_update(of: Snapshots, battles) -> None:
     got = ledger(of, AT, battles, batches=1, seed=3)
-    import numpy as np
-
     size = min(of.config.batch_size, 12)
     some = [battles[b] for b in np.random.default_rng(3).choice(24, size, replace=False)]
     given = asked(of, AT, [b.episode for b in some])
@@ -97,6 +96,29 @@ def test_the_first_order_is_what_a_small_step_does(folder: Path) -> None:
         for parameter in q.parameters():
             parameter -= rate * parameter.grad
     assert fixed.measure(q)["q_fixed"] - before == pytest.approx(predicted, rel=0.05)
+
+
+def test_its_columns_are_what_their_names_say(folder: Path) -> None:
+    """One battle of two, in plain loops: how far its targets lie above, and plain gradient descent
+    at the run's own rate."""
+    of = Snapshots(climb_run(folder, algorithm="se", online_steps=800))
+    battles = record(of.run, AT, "epsilon_greedy", 0.5, 2, 1)
+    got = ledger(of, AT, battles, batches=1, seed=0).set_index("part")
+    (one,) = np.random.default_rng(0).choice(2, 1, replace=False)
+    batch = batched([battles[one]])[2]
+    q = of.network(AT).requires_grad_(True)
+    target = Learner(q, online_settings(of.config), 0).td_target(batch, q.q_values(batch).detach())
+    taken = q.q_values(batch)[0, :-1].gather(-1, batch.actions[0].unsqueeze(-1)).squeeze(-1)
+    off = target[0] - q.q_tot(taken, batch.state[0, :-1])
+    assert got.too_low["all"] == pytest.approx(float(off.detach().mean()), abs=1e-5)
+    (off**2).mean().backward()
+    fixed = FixedBattles(of.fixed, of.config.gamma)
+    towards = fixed_gradient(of.network(AT).requires_grad_(True), fixed.batch)
+    moved = sum(float((a * p.grad).sum()) for a, p in zip(towards, q.parameters()))
+    assert got.first_order["all"] == pytest.approx(-of.config.online_lr * moved, rel=1e-3)
+    assert abs(moved) > 1e-3
+    parts = got.first_order["explored"] + got.first_order["greedy"]
+    assert parts == pytest.approx(got.first_order["all"], rel=1e-3)
 
 
 def test_a_part_without_steps_moves_nothing(of: Snapshots) -> None:

@@ -305,7 +305,11 @@ def test_the_deepest_fall_is_that_of_the_run_that_lost_most() -> None:
         (runs[1], 0, 0.6, 1.0), (runs[1], 10_000, 0.3, 1.0), (runs[1], 30_000, 0.1, 1.0),
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=["run", "env_steps", "test_win_rate", "q_fixed"])
+    table = table.assign(algorithm=["ovmse"] * 3 + ["se"] * 3)
     of, at = deepest_fall(table.assign(phase="online"))  # no snapshot where the first is lowest
     assert (of.config.algorithm, at) == ("se", 30_000)
+    table.loc[2, "test_win_rate"] = 0.44  # lost half of its wins, and has a memory
+    of, at = deepest_fall(table.assign(phase="online"))
+    assert (of.config.algorithm, at) == ("ovmse", 10_000)
     with pytest.raises(UserError, match="no run has a snapshot after its start"):
         deepest_fall(table[table.env_steps == 0].assign(phase="online"))

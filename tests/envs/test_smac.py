@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -369,8 +370,7 @@ def test_every_missing_thing_is_one_sentence(
     )
     assert "another project" in broken(double, "x = 1")
     assert "lacks pysc2" in broken(double, "import pysc2")
-    (double.package / "env" / "__init__.py").unlink()
-    (double.package / "env").rmdir()
+    shutil.rmtree(double.package / "env")
     (double.package / "facade.py").touch()
     assert "another project" in sentence()
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
