@@ -9,6 +9,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from analysis import results
+from analysis.answers import seeds_each
 from analysis.charts.show import show, show_table
 from analysis.results import LINE, QUESTION
 from analysis.statistics import paired
@@ -70,7 +71,7 @@ def who_wins(found: pd.DataFrame) -> str:
         parts.append(text + _rivals(results.of_question(table, *key)))
     seeds = found.groupby([*QUESTION, "name"]).seed.nunique()
     return (
-        f"Win rates at the end are medians of {_between(seeds)} seeds; OVMSE is compared with "
+        f"Win rates at the end are medians of {seeds_each(seeds)}; OVMSE is compared with "
         "each rival by the mean win rate over the online steps, in paired seeds (sign-flip p "
         f"adjusted by Holm below {TOLD}).\n\n- " + "\n- ".join(parts)
     )
@@ -167,7 +168,7 @@ def start_today(found: pd.DataFrame) -> str:
         text = (
             f"- **{task}, {data}, {steps:,} steps**: {_at(top)}, mean win rate "
             f"{per_cent(best.median())} ({per_cent(best.min())} to {per_cent(best.max())}, "
-            f"{len(best)} seeds)."
+            f"{len(best)} seed{'s' * (len(best) > 1)})."
         )
         if alike:
             more = f" and {len(alike) - 6} others" if len(alike) > 6 else ""
@@ -176,8 +177,9 @@ def start_today(found: pd.DataFrame) -> str:
     few = int(rows.groupby([*QUESTION, "name", "explorers"]).seed.nunique().min())
     said.append(
         f"\nWhat these seeds cannot say: the best of many lines is picked by its own luck too, so "
-        f"its number is a little high; {few} pairs of seeds give a sign-flip p of {2 / 2**few:.2g} "
-        "at the least; and other maps, datasets or StarCraft II itself were not played."
+        f"its number is a little high; {few} paired seed{'s' * (few > 1)} can give a sign-flip p "
+        f"of {2 / 2**few:.2g} at the least; and other maps, datasets or StarCraft II itself were "
+        "not played."
     )
     return "\n".join(said)
 
@@ -185,8 +187,3 @@ def start_today(found: pd.DataFrame) -> str:
 def _at(key: tuple) -> str:
     _, name, _, _, epsilon, explorers = key
     return f"{name} from ε {epsilon:g} ({explorers:g} explorers)"
-
-
-def _between(counts: pd.Series) -> str:
-    low, high = counts.min(), counts.max()
-    return str(low) if low == high else f"{low} to {high}"
