@@ -142,9 +142,7 @@ class RunDirectory:
         file, listed = self.path / "result.json", result.get("files", {})
         if not listed and (self.path / "resume.json").exists():  # an earlier version removed it
             raise RunError(f"{file} is damaged: it lists no file, and resume.json is still there")
-        for name in listed:
-            if not (self.path / name).exists():
-                raise RunError(f"{self.path / name} is missing, and result.json lists it")
+        _require_there(self.path, listed)
         return True
 
     def _measured(self) -> bool:
@@ -387,9 +385,14 @@ def require_whole(path: Path, names: Iterable[str] | None = None) -> None:
     if isinstance(sums, dict):
         said = said or {name: one for name, one in sums.items() if "/" in name}
     for name in said if names is None else [n for n in names if n in said]:
+        _require_there(path, [name])
+        _require_sum(path / name, said[name])
+
+
+def _require_there(path: Path, listed: Iterable[str]) -> None:
+    for name in listed:
         if not (path / name).is_file():
             raise RunError(f"{path / name} is missing, and result.json lists it")
-        _require_sum(path / name, said[name])
 
 
 def _require_sum(file: Path, said: str | None) -> None:
