@@ -104,14 +104,14 @@ def explored(name: str, at_once: pd.DataFrame, steps: int, costs: pd.DataFrame) 
     several = at_once[at_once.k > 1].sum()
     said = (
         f"While {name} trained, somebody explored at {per_cent(some.explored)} of the steps, and "
-        f"two or more at once at {per_cent(several.explored)}; chance gives "
+        f"two or more at once at {per_cent(several.explored)} (chance gives "
         f"{per_cent(several.greedy)} where each living agent explores at ε, and "
-        f"{per_cent(several.sequential)} at ε/N."
+        f"{per_cent(several.sequential)} at ε/N)"
     )
     if not len(costs):
-        return said
+        return f"{said}."
     return (
-        f"{said} After {steps:,} steps one random action costs {costs.cost.mean():.2f} of Q_tot "
+        f"{said}; after {steps:,} steps one random action costs {costs.cost.mean():.2f} of Q_tot "
         "on average, as the network itself sees it."
     )
 

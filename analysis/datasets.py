@@ -220,18 +220,18 @@ def regime(one: Looked, policy: Sequence[Episode]) -> tuple[str, float, float]:
 
 def answer(looked: Sequence[Looked], policy: Sequence[Episode]) -> str:
     """The sentence that the notebook opens with."""
-    bad = [f"{one.name} has {len(one.audit.warnings)}" for one in looked if one.audit.warnings]
+    bad = [f"{len(one.audit.warnings)} in {one.name}" for one in looked if one.audit.warnings]
     parts = [
         f"{one.name} holds {one.audit.numbers['distinct_episodes']:,} different battles with a "
         f"mean return of {one.audit.numbers['return_mean']:.1f}"
         for one in looked
     ]
-    defects = f"Defects: {', '.join(bad)}." if bad else "The audit finds no defect in them."
-    said = f"{'; '.join(parts)}. {defects}"
+    defects = f"finds defects ({', '.join(bad)})" if bad else "finds no defect in them"
+    said = f"{'; '.join(parts)}; the audit {defects}, and"
     if not policy:
-        return f"{said} No pre-trained policy of {looked[0].name} ships to compare it with."
+        return f"{said} no pre-trained policy of {looked[0].name} ships to compare it with."
     word, ours, theirs = regime(looked[0], policy)
     return (
-        f"{said} The pre-trained policy returns {ours:.1f} where {looked[0].name} returns "
-        f"{theirs:.1f}: it is {word}."
+        f"{said} the pre-trained policy is {word}: it returns {ours:.1f} where {looked[0].name} "
+        f"returns {theirs:.1f}."
     )

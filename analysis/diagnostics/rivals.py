@@ -151,7 +151,7 @@ def why(low: pd.DataFrame, found: pd.DataFrame) -> str:
 
 
 def from_what(found: pd.DataFrame) -> str:
-    """The answer's last sentence, from `evidence`."""
+    """The line below the answer, from `evidence`."""
     some = found[found.verdict == "goes with the fall"].sort_values("goes", key=abs)
     if some.empty:
         return "No diagnostic goes with the fall in these runs."

@@ -13,6 +13,7 @@ from ovmse.cli.options import (
     MOST_SECONDS,
     MOST_WORKERS,
     Task,
+    number_option,
     one_sentence,
     parameters_given,
     path_argument,
@@ -43,7 +44,7 @@ def train(
         str, typer.Option(help="medium, medium_replay, an HDF5 file or a vault.")
     ] = "medium",
     preset: Annotated[str, typer.Option(help="tiny, quick or paper.")] = "quick",
-    seed: Annotated[int, typer.Option(help="One seed for both phases.")] = 0,
+    seed: Annotated[int, number_option("--seed", int, help="One seed for both phases.")] = 0,
 ) -> None:
     """Pre-trains on a dataset, then fine-tunes in battles.
 
@@ -86,17 +87,21 @@ def sweep(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, max=MOST_WORKERS, help="Runs at once here; else one for each core."),
+        number_option(
+            "--workers", int, 1, MOST_WORKERS, "Runs at once here; else one for each core."
+        ),
     ] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="A Dask cluster's address, such as tcp://node1:8786.")
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(
-            min=1,
-            max=MOST_SECONDS,
-            help="Seconds for one notebook, its waiting for a pre-training included.",
+        number_option(
+            "--timeout",
+            float,
+            1,
+            MOST_SECONDS,
+            "Seconds for one notebook, its waiting for a pre-training included.",
         ),
     ] = None,
     retry_failed: Annotated[
@@ -106,7 +111,7 @@ def sweep(
         bool, typer.Option("--dry-run", help="Only print the runs, and what they will cost.")
     ] = False,
     max_runs: Annotated[
-        int, typer.Option(min=1, help="A larger grid is taken for a mistake.")
+        int, number_option("--max-runs", int, 1, help="A larger grid is taken for a mistake.")
     ] = MAX_RUNS,
 ) -> None:
     """Runs a notebook for every combination of a grid's parameters, several at once.
@@ -148,11 +153,19 @@ def runs(
     status: Annotated[str | None, typer.Option(help=f"One of {', '.join(STATUSES)}.")] = None,
     algorithm: Annotated[str | None, typer.Option(help="Only this one.")] = None,
     task: Annotated[str | None, typer.Option(help="Only this map.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
-    won_above: Annotated[float | None, typer.Option(help="Last win rate, 0 to 1.")] = None,
-    won_below: Annotated[float | None, typer.Option(help="Last win rate, 0 to 1.")] = None,
-    older_than: Annotated[float | None, typer.Option(help="Minutes since it last wrote.")] = None,
-    newer_than: Annotated[float | None, typer.Option(help="Minutes since it last wrote.")] = None,
+    seed: Annotated[int | None, number_option("--seed", int, help="Only this seed.")] = None,
+    won_above: Annotated[
+        float | None, number_option("--won-above", float, 0, 1, "Last win rate, 0 to 1.")
+    ] = None,
+    won_below: Annotated[
+        float | None, number_option("--won-below", float, 0, 1, "Last win rate, 0 to 1.")
+    ] = None,
+    older_than: Annotated[
+        float | None, number_option("--older-than", float, 0, help="Minutes since it last wrote.")
+    ] = None,
+    newer_than: Annotated[
+        float | None, number_option("--newer-than", float, 0, help="Minutes since it last wrote.")
+    ] = None,
     export_to: Annotated[
         Path | None,
         path_option("--export", help="Write their measurements to this file.parquet."),
@@ -171,13 +184,6 @@ def runs(
             raise UserError(f"--status: got {status!r}, allowed: {', '.join(STATUSES)}")
         if algorithm is not None and algorithm not in ALGORITHMS:
             raise UserError(f"--algorithm: got {algorithm!r}, allowed: {', '.join(ALGORITHMS)}")
-        for name, value, most in (
-            ("won-above", won_above, 1), ("won-below", won_below, 1),
-            ("older-than", older_than, None), ("newer-than", newer_than, None),
-        ):  # fmt: skip
-            if value is not None and not within(value, 0, most):
-                allowed = "0 to 1" if most else "0 or more"
-                raise UserError(f"--{name}: got {value:g}, allowed: {allowed}")
         wanted = {"status": status, "algorithm": algorithm, "task": task, "seed": seed}
         found = [
             run

@@ -13,6 +13,7 @@ from ovmse.cli.options import (
     Backend,
     Task,
     known_backend,
+    number_option,
     one_sentence,
     path_argument,
     path_option,
@@ -34,8 +35,10 @@ def make(
     ladder: Annotated[
         Path | None, path_option(help="A folder of policies; else the shipped one of the map.")
     ] = None,
-    episodes: Annotated[int, typer.Option(min=1, max=MOST_EPISODES, help="Battles.")] = 2_000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the battles.")] = 0,
+    episodes: Annotated[
+        int, number_option("--episodes", int, 1, MOST_EPISODES, "Battles.")
+    ] = 2_000,
+    seed: Annotated[int, number_option("--seed", int, 0, help="Seed of the battles.")] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the file if it is there.")
     ] = False,
@@ -69,7 +72,7 @@ def ladder(
         Path | None, path_option(help="The folder; else where data make finds it.")
     ] = None,
     work_dir: Annotated[Path | None, path_option(help="Where the training is kept.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
+    seed: Annotated[int, number_option("--seed", int, 0, help="Seed of the training.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the ladder there.")] = False,
 ) -> None:
     """Trains QMIX from scratch and keeps eleven policies that it passed through.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +26,32 @@ def given_path(text: str) -> Path:
 path_argument = partial(typer.Argument, parser=given_path)
 path_option = partial(typer.Option, parser=given_path, metavar="PATH")
 
+
+def number_option(
+    name: str, kind: type, least: float = -math.inf, most: float = math.inf, help: str = ""
+) -> Any:
+    """An option that is an `int` or a `float`; a wrong one ends in one sentence."""
+    allowed = "a whole number" if kind is int else "a number"
+    if most < math.inf:
+        allowed += f" from {least:,} to {most:,}"
+    elif least > -math.inf:
+        allowed += f" of {least:,} or more"
+
+    def parsed(given: str) -> Any:
+        try:
+            value = kind(given)
+        except ValueError:
+            value = math.nan
+        with one_sentence():
+            if not least <= value <= most:
+                raise UserError(f"{name}: got {given!r}, allowed: {allowed}")
+        return value
+
+    return typer.Option(name, parser=parsed, metavar="NUMBER", help=help)
+
+
 # What an option can bear: episodes are held in memory, 0.1 MB each, and a worker takes 1.2 GB.
-MOST_EPISODES, MOST_WORKERS, MOST_SECONDS = 100_000, 256, 1e9
+MOST_EPISODES, MOST_WORKERS, MOST_SECONDS = 100_000, 256, 10**9
 
 Task = Annotated[str, typer.Option(help="The map, such as 2s3z.")]
 Backend = Annotated[str, typer.Option(help=f"One of {', '.join(BACKENDS)}.")]

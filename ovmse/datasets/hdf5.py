@@ -162,17 +162,18 @@ def _plain(value: Any) -> Any:
 
 def _arrays(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
     """The arrays of the layout; raises DatasetError if one is missing or the shapes disagree."""
-    found = {name: file.get(name) for name in AXES}
+    found = {}
+    for name in AXES:
+        found[name] = file.get(name)
+        for source in _other_files(file, name):
+            if not (path.parent / source).is_file():  # it would read as zeros, or as not there
+                raise DatasetError(f"{path}: {name} lies in {source}, which is missing")
     missing = [name for name, array in found.items() if not isinstance(array, h5py.Dataset)]
     if missing:
         raise DatasetError(f"{path} lacks {', '.join(missing)} (needed: {', '.join(AXES)})")
     size = {"1": 1}  # what each letter stands for, as the first array has it
     for name, axes in AXES.items():
         array, letters = found[name], axes.strip("[]").split(", ")
-        if array.is_virtual:
-            for source in {s.file_name for s in array.virtual_sources()} - {"."}:
-                if not (path.parent / source).is_file():  # it would read as zeros
-                    raise DatasetError(f"{path}: {name} lies in {source}, which is missing")
         if array.dtype.kind not in "biuf":
             raise DatasetError(f"{path}: {name} holds {array.dtype}, allowed: numbers")
         shape = array.shape or ()
@@ -195,6 +196,15 @@ def _arrays(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
     if size["A"] > 256:
         raise DatasetError(f"{path} has {size['A']} actions, allowed: up to 256")
     return found
+
+
+def _other_files(file: h5py.File, name: str) -> set[str]:
+    """The files in which an array lies, where that is not this one."""
+    array, link = file.get(name), file.get(name, getlink=True)
+    files = {link.filename} if isinstance(link, h5py.ExternalLink) else set()
+    if isinstance(array, h5py.Dataset) and array.is_virtual:
+        files |= {source.file_name for source in array.virtual_sources()} - {"."}
+    return files
 
 
 def _won(file: h5py.File, episodes: int) -> list[bool | None]:

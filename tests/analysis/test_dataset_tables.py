@@ -81,7 +81,7 @@ def test_the_regime_compares_two_means(looked: list[tables.Looked]) -> None:
         episode.reward[0] = mean + shift
         said, ours, theirs = tables.regime(looked[0], [episode])
         assert (said, theirs) == (word, pytest.approx(mean))
-        assert f"it is {word}" in tables.answer(looked, [episode]) and ours == pytest.approx(
+        assert f"policy is {word}: " in tables.answer(looked, [episode]) and ours == pytest.approx(
             mean + shift
         )
     few = played(4, count=4)
@@ -160,6 +160,6 @@ def test_the_charts_hold_every_battle(looked: list[tables.Looked]) -> None:
 
 def test_the_policy_is_of_the_dataset_s_task(looked: list[tables.Looked]) -> None:
     assert tables.policy_battles(looked[0]) == []  # no run on climb ships
-    assert "No pre-trained policy" in tables.answer(looked, [])
+    assert "no pre-trained policy" in tables.answer(looked, [])
     with pytest.raises(UserError, match="pretrained: the run is of 2s3z, 1 is not"):
         tables.policy_battles(looked[0], "data/runs/2s3z")

@@ -169,15 +169,15 @@ def test_the_answer_by_hand() -> None:
     at_once = at_once.assign(greedy=[0.4, 0.2, 0.2, 0.2], sequential=[0.8, 0.12, 0.05, 0.03])
     said = explored("SE", at_once, 2_000, pd.DataFrame({"cost": [1.0, 2.0]}))
     assert said.startswith("While SE trained, somebody explored at 30 % of the steps, and two or ")
-    assert "at once at 10 %; chance gives 40 %" in said and "and 8 % at ε/N" in said
-    assert said.endswith("After 2,000 steps one random action costs 1.50 of Q_tot on average, as "
+    assert "at once at 10 % (chance gives 40 %" in said and "and 8 % at ε/N)" in said
+    assert said.endswith("; after 2,000 steps one random action costs 1.50 of Q_tot on average, as "
                          "the network itself sees it.")  # fmt: skip
     means = pd.DataFrame({"part": ["all", "explored", "greedy"], "change": [0.5, 0.75, -0.25]})
     assert moved_by(means) == (
         "One update on the steps at which somebody explored moves the value of the fixed battles "
         "by +0.75, one on all the others by -0.25."
     )
-    assert explored("SE", at_once, 0, pd.DataFrame({"cost": []})).endswith("at ε/N.")
+    assert explored("SE", at_once, 0, pd.DataFrame({"cost": []})).endswith("at ε/N).")
 
 
 def test_what_random_actions_cost_by_hand(of: Snapshots) -> None:

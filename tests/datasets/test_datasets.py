@@ -358,7 +358,8 @@ def test_provenance_that_is_no_attribute(
 
 
 def test_what_lies_in_a_file_that_is_gone_is_refused(file: Path, tmp_path: Path) -> None:
-    """HDF5 reads the missing source of a virtual array as zeros."""
+    """HDF5 reads the missing source of a virtual array as zeros, and lists no array whose link
+    leads nowhere."""
     with h5py.File(file) as stored:
         shape, dtype = stored["reward"].shape, stored["reward"].dtype
         whole = {name: stored[name][:] for name in stored}
@@ -372,9 +373,16 @@ def test_what_lies_in_a_file_that_is_gone_is_refused(file: Path, tmp_path: Path)
         for name, array in whole.items():
             out[name] = array
         out.create_virtual_dataset("reward", layout)
-    assert load_dataset(virtual).transitions == load_dataset(file).transitions
+    linked = tmp_path / "linked.h5"
+    with h5py.File(linked, "w") as out:
+        for name, array in whole.items():
+            out[name] = array
+        out["reward"] = h5py.ExternalLink(source.name, "reward")
+    for path in (virtual, linked):
+        assert load_dataset(path).transitions == load_dataset(file).transitions
     source.unlink()
-    assert "reward lies in elsewhere.h5, which is missing" in refusal(virtual)
+    for path in (virtual, linked):
+        assert "reward lies in elsewhere.h5, which is missing" in refusal(path)
 
 
 def test_an_availability_that_is_no_number_is_refused(file: Path) -> None:
