@@ -15,6 +15,7 @@ from analysis.exploration import coarse_states, distinct, joint_actions
 from analysis.notebook import SHIPPED, runs_given
 from analysis.snapshots import Snapshots
 from analysis.tables import Columns, per_cent
+from analysis.widgets.progress import tracked
 from ovmse.datasets import Audit, Dataset, DatasetError, audit, load_dataset
 from ovmse.envs import make_env, smac_units
 from ovmse.envs.base import EnvSpec
@@ -91,7 +92,7 @@ def look(names: Sequence[str], backend: str = "smax") -> list[Looked]:
     if not isinstance(names, list | tuple) or not names:
         raise UserError(f"datasets: got {names!r}, allowed: a list of names or paths")
     found = []
-    for name in names:
+    for name in tracked(names, "Datasets read"):
         there = PROJECT / name if (PROJECT / name).exists() else name
         try:
             data = load_dataset(there, backend=backend)

@@ -212,6 +212,12 @@ def named(algorithm: str, variant: str) -> str:
     return f"{label(algorithm)} {variant}".strip()
 
 
+def named_run(table: pd.DataFrame, run: str | Path) -> str:
+    """The name of one run of a table with variants: `MACQL with SE (seed 10)`."""
+    row = table[table.run == str(run)].iloc[0]
+    return f"{named(row.algorithm, row.variant)} (seed {row.seed})"
+
+
 def reference_return(table: pd.DataFrame) -> float | None:
     """Mean over the runs of `mc_ended`, the discounted return of the fixed battles that ended; None
     if absent, or if the runs had different pre-trainings: no one line would be right for all.

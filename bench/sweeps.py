@@ -69,7 +69,7 @@ def batch(effort: Effort) -> tuple[list[list[str]], str]:
 
 def kills(effort: Effort) -> str:
     """Workers are killed at random moments through a grid; then every measurement is compared."""
-    count, runs = (2, 2) if effort.quick else (100, 12)
+    count, runs = (1, 1) if effort.quick else (100, 12)
     settings = {**TINY, "online_steps": 2_000 if effort.quick else 150_000,
                 "test_interval": 500, "seed": f"0..{runs - 1}"}  # fmt: skip
     rng = random.Random(0)

@@ -48,7 +48,7 @@ def climb_grid(folder: Path, **parameters: object) -> Path:
     if not dataset.exists():
         write_climb_dataset(dataset)
     given = {"algorithm": ["ovmse", "qmix"], "seed": "0..1", "task": "climb_monotone"}
-    given |= {"dataset": str(dataset)} | SMALL | {"online_steps": 2_400}  # type: ignore[operator]
+    given |= {"dataset": str(dataset)} | SMALL | {"online_steps": 1_600}  # type: ignore[operator]
     given |= parameters
     notebook = write_notebook(folder / "bare.ipynb", *bench.sweeps.bare([*given]))
     return write_grid(folder / "climb.yaml", notebook.name, given)

@@ -41,7 +41,7 @@ def test_quick_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     for expected in ("QMIX update", "MACQL update, K=100: peak memory", "OVM", "replay", "Scaling"):
         assert expected in text
     assert "2 tiny notebooks (QMIX on the climb game" in text
-    assert "2 of 2 runs end with the measurements of an undisturbed sweep" in text
+    assert "1 of 1 runs end with the measurements of an undisturbed sweep" in text
     assert "| 02_q_drift | 6 | " in text and "| 03_exploration | 6 | " in text
     last = text.rstrip().splitlines()[-1]
     assert "of 8 rows fall short" in last

@@ -164,7 +164,7 @@ def test_another_action_and_another_battle_change_the_numbers(place, seen) -> No
     assert bars.count() == seen.battles[0].episode.avail_actions[seen.start].sum()
     bars.nth(0).click()
     first = rows(player)
-    player.get_by_label("acts (0: greedily)").focus()
+    player.get_by_label("acts (0: best other)").focus()
     page.keyboard.press("ArrowRight")
     second = rows(player)
     assert second != first and second[:5] == first[:5]
@@ -244,7 +244,7 @@ def test_a_notebook_runs_to_its_end_and_its_battle_is_watched(browser, lab, name
         assert shown_step(player) > 1 and "did" in what_if(player)
     player.locator(".cell path").nth(0).click()
     asked = what_if(player)
-    player.get_by_label("acts (0: greedily)").focus()
+    player.get_by_label("acts (0: best other)").focus()
     page.keyboard.press("ArrowRight")
     assert what_if(player) != asked
     assert said == []

@@ -20,7 +20,6 @@ from analysis.charts.curves import panel
 from analysis.diagnostics.rivals import RIVALS
 from analysis.tables import WHO, lines, mean_curves, measured, named
 
-BLUE, ORANGE = (theme.STYLES[n].colour for n in ("ovmse", "switch_cql"))
 LOW = 150  # of a panel where several questions share a chart
 
 
@@ -52,8 +51,9 @@ def calibrated(table: pd.DataFrame) -> alt.TopLevelMixin:
 
 
 def moved(table: pd.DataFrame) -> alt.TopLevelMixin:
-    """Of each algorithm, what the change of ``Q_tot`` since the start is made of: a blue piece for
-    each agent's values, an orange one for the mixer; the dot is the whole change."""
+    """Of each algorithm, what the change of ``Q_tot`` since the start is made of: a hollow piece
+    for each agent's values, a full one for the mixer; the dot is the whole change. Greys, since the
+    colours are the algorithms'."""
     rows, panels = measured(table, "change"), []
     names = sorted(numbered(table, "part"), key=lambda n: int(n[5:]))
     means = {n: mean_curves(table, n) for n in [*names, "part_mixer", "change"]}
@@ -68,8 +68,8 @@ def moved(table: pd.DataFrame) -> alt.TopLevelMixin:
     y = alt.Y("sum(mean):Q", title="change of Q_tot", scale=alt.Scale(domain=_domain(signed, 1)),
               axis=alt.Axis(tickCount=4))  # fmt: skip
     kinds = ["each agent's values", "the mixer"]
-    colour = alt.Color("kind:N", title=None, sort=kinds, scale=alt.Scale(
-        domain=kinds, range=[BLUE, ORANGE]))  # fmt: skip
+    fill = alt.Fill("kind:N", title=None, sort=kinds, scale=alt.Scale(
+        domain=kinds, range=["transparent", theme.QUIET]))  # fmt: skip
     title = "environment steps (thousands)"
     whose = lines(rows)
     for who in whose:
@@ -78,8 +78,8 @@ def moved(table: pd.DataFrame) -> alt.TopLevelMixin:
         mine, all_of_it = (t[(t.algorithm == who[0]) & (t.variant == who[1])].round(3)
                            for t in (parts, whole))  # fmt: skip
         bars = alt.Chart(csv_data(mine[["step", "kind", "what", "part", "mean"]]))
-        bars = bars.mark_bar(stroke="white", strokeWidth=0.6, opacity=0.9).encode(
-            x=x, y=y, color=colour, detail="part:N",
+        bars = bars.mark_bar(stroke=theme.QUIET, strokeWidth=1.2).encode(
+            x=x, y=y, fill=fill, detail="part:N",
             tooltip=["what:N", alt.Tooltip("mean:Q", title="adds", format="+.2f"),
                      alt.Tooltip("step:O", title="thousand steps")],
         )  # fmt: skip

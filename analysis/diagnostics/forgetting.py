@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.answers import seeds_each
 from analysis.diagnostics.memory import has_memory
-from analysis.tables import WHO, lines, measured, named, per_cent
+from analysis.tables import WHO, lines, measured, named, named_run, per_cent
 
 NUMBERS = ["first", "lowest", "lowest_at", "last", "retention", "regained", "lost"]
 
@@ -93,7 +93,7 @@ def who_fell(table: pd.DataFrame, run: str | Path, env_steps: int) -> str:
     of = " of runs with a memory" if has_memory(first.algorithm) else ""
     return (
         f"Of all snapshots{of}, the one furthest below its start is "
-        f"{named(first.algorithm, first.variant)}'s (seed {first.seed}) after {env_steps:,} steps: "
+        f"that of {named_run(table, run)} after {env_steps:,} steps: "
         f"from {per_cent(first.test_win_rate)} to {per_cent(then.test_win_rate)} of test battles. "
         "It plays below."
     )

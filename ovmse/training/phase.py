@@ -32,6 +32,7 @@ _STREAMS = ("weights", "offline batches", "offline cql", "collecting", "test", "
             "exploration", "online batches", "online cql", "fixed")  # fmt: skip
 FIXED_FILE = "fixed.h5"
 FINAL_SNAPSHOT = "offline_final"
+LARGE = 100  # megabytes of a dataset that is read for some seconds
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,14 @@ def open_dataset(c: Config, spec: EnvSpec, per_batch: int) -> Dataset:
             f"which holds {len(dataset.episodes)}{kind}"
         )
     return dataset
+
+
+def reading(c: Config) -> str:
+    """A note before a dataset whose reading takes a while; "" before a small one."""
+    path = dataset_path(c.task, c.dataset, c.backend)
+    files = path.rglob("*") if path.is_dir() else [path]
+    size = sum(file.stat().st_size for file in files) / 1e6
+    return f"Reading {path.name} ({size:,.0f} MB) ..." if size > LARGE else ""
 
 
 def load_weights(q: QFunction, path: str | Path, prefix: str = "") -> None:

@@ -29,6 +29,7 @@ from ovmse.training.phase import (
     new_learner,
     offline_settings,
     open_dataset,
+    reading,
     stopped,
     stream_seed,
 )
@@ -53,6 +54,8 @@ def pretrain(config: Config, directory: str | Path) -> Iterator[Progress]:
 
 def _learn(config: Config, run: RunDirectory, env: VectorEnv) -> Iterator[Progress]:
     total = config.offline_updates
+    if note := reading(config):
+        yield Progress("offline", 0, total, "updates", note=note)
     dataset = open_dataset(config, env.spec, config.batch_size)
     learner = new_learner(config, env.spec, offline_settings(config), "offline cql")
     rng = np.random.default_rng(stream_seed(config.seed, "offline batches"))

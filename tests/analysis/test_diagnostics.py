@@ -376,7 +376,7 @@ def test_began_ended_and_fell_by_hand() -> None:
     of, at = deepest_fall(table)
     assert (of.run.name, at) == ("se", 10_000)
     said = forgetting.who_fell(table, of.run, at)
-    assert "SE's (seed 10) after 10,000 steps: from 60 % to 10 % of test battles" in said
+    assert "SE (seed 10) after 10,000 steps: from 60 % to 10 % of test battles" in said
 
 
 def test_schedules_are_drawn_for_each_course() -> None:

@@ -37,6 +37,7 @@ from ovmse.runs.code import made_by
 from ovmse.runs.directory import RunDirectory, _sum_of, read_tensors
 from ovmse.runs.reading import RunError, read_config, read_metrics, snapshot_steps
 from ovmse.runs.sharing import pretrain_directory
+from ovmse.training import phase
 from ovmse.training.finetuning import OnlinePhase
 from ovmse.training.phase import network_sizes, open_dataset, stream_seed
 
@@ -257,6 +258,19 @@ def test_a_run_with_other_settings_is_refused(done: Done) -> None:
 def test_too_small_a_dataset_is_refused(dataset_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^batch_size: .*25 episodes.*holds 24$"):
         list(train(tiny(dataset_file, batch_size=25), tmp_path / "run"))
+
+
+def test_a_large_dataset_is_announced_before_it_is_read(
+    dataset_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(dataset_file)
+    assert phase.reading(config) == ""
+    monkeypatch.setattr(phase, "LARGE", 0)
+    monkeypatch.setattr(phase, "load_dataset", None)  # is not called before
+    events = train(config, tmp_path / "run")
+    said = [next(events).note, next(events).note]
+    events.close()  # type: ignore[attr-defined]
+    assert re.fullmatch(r"Reading random\.h5 \(\d MB\) \.\.\.", said[1]), said
 
 
 def test_cut_battles_of_the_dataset_can_be_left_out(dataset_file: Path, tmp_path: Path) -> None:

@@ -41,13 +41,15 @@ def changes(begin: float, agents: list[str], targets: bool) -> Part:
     # Data come after signals.
     mine = "(length(data('agents')) ? data('agents')[who].{} : -1)"
     signals: Marks = [
-        {"name": "changed", "update": f"+action ? +action - 1 : {mine.format('greedy')}"},
         {"name": "taken", "update": mine.format("action")},
+        {"name": "best", "update": "length(data('others')) ? data('others')[0].a : taken"},
+        {"name": "changed", "update": "+action ? +action - 1 : best"},
         {"name": "reach", "update": f"b.changed.step * {LEVELS // 4}"},
     ]
     title = (
         f"t == b.steps ? 'The battle is over' : {agents}[who] + ' ' + (changed == taken"
-        " ? 'did ' + names[taken] + '. What if not? Click another bar above.'"
+        " ? 'did ' + names[taken] + (length(data('others')) ? '. What if not? Click another bar "
+        "above.' : ', and had no choice.')"
         " : 'did ' + names[taken] + '. What if it had done ' + names[changed] + '?')"
     )
     top, first = begin + 26, begin + 68
@@ -83,6 +85,10 @@ def _data(fields: dict[str, str]) -> Marks:
     at = "length(data('{0}')) ? data('{0}')[0][datum.field] : null"
     listed = [{"n": n, "field": f, "said": said} for n, (f, said) in enumerate(fields.items())]
     return [
+        {"name": "others", "source": "now", "transform": [
+            keep(f"{mine} && !datum.taken"),
+            {"type": "collect", "sort": {"field": "q", "order": "descending"}},
+        ]},
         {"name": "was", "source": "now", "transform": [keep(f"{mine} && datum.taken")]},
         {"name": "would", "source": "now", "transform": [keep(f"{mine} && datum.a == changed")]},
         {"name": "effects", "values": listed, "transform": formulas(

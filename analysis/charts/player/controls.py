@@ -72,7 +72,8 @@ def controls(
 
 
 def _changes(agents: int, actions: int, agent: int) -> Marks:
-    """Which agent acts otherwise (`who`), and how (`action`, from 1; 0: as it would greedily)."""
+    """Which agent acts otherwise (`who`), and how (`action`, from 1; 0: the best other one, by
+    ``Q_i``)."""
     return [
         _signal(
             "agent", agent + 1, ("@cell:click, @event:click", "datum.i + 1"),
@@ -81,7 +82,7 @@ def _changes(agents: int, actions: int, agent: int) -> Marks:
         {"name": "who", "update": f"clamp(+agent, 1, {agents}) - 1"},
         _signal(
             "action", 0, ("@cell:click", "datum.a + 1"), ("@event:click", "0"),
-            **_input("Range", "acts (0: greedily)", 0, actions),
+            **_input("Range", "acts (0: best other)", 0, actions),
         ),
     ]  # fmt: skip
 
