@@ -46,9 +46,10 @@ test check: setup
 
 # JupyterLab refuses to run as root (usual in containers) unless told; it listens on localhost only
 # and asks for the token in the address that it prints. From the project's root, runs and reports
-# can be reached too.
+# can be reached too; and the form of 01_train may write its cell, through JupyterLab's own commands.
 lab: setup
 	@$(RUN) jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks \
+	--LabApp.expose_app_in_browser=True \
 	$(if $(filter 0,$(shell id -u)),--allow-root)
 
 # About an hour on a machine with nothing else to do; BENCH_FLAGS='--out bench.md' keeps the table.

@@ -12,13 +12,15 @@ from typing import Any
 from IPython import get_ipython
 from IPython.display import display
 
-from ovmse.config import did_you_mean
+from ovmse.config import Config, did_you_mean
 from ovmse.errors import UserError
 from ovmse.runs.files import DATA_DIR, PROJECT, RUNS, from_project, named_path
 from ovmse.runs.reading import find_runs
 
 SHIPPED = DATA_DIR / "runs"  # runs in data/, a folder for each map
 SHOWN = SHIPPED / "2s3z"  # what notebooks show, unless told otherwise
+
+TRAINING = (*Config.model_fields, "run_dir")  # the parameters of 01_train
 
 # The line by which the cell of the parameters is known, in the source that a kernel remembers. A
 # kernel does not know which cells of its document are tagged.
@@ -46,6 +48,22 @@ def parameters(namespace: dict[str, Any], known: Iterable[str]) -> dict[str, Any
         exec(source, scope)  # the person's own cell, which has just run here
         given |= {name: scope[name] for name in names}
     return from_project(given)
+
+
+def parameters_in(source: str, known: Iterable[str]) -> dict[str, Any]:
+    """The parameters that a cell which was not run says; raises UserError like `parameters`."""
+    scope: dict[str, Any] = {}
+    names = _assigned(source, list(known))
+    exec(source, scope)  # a person's own cell, to be run
+    return from_project({name: scope[name] for name in names})
+
+
+def training_given(given: dict[str, Any]) -> tuple[Config, Path]:
+    """What the parameters of 01_train ask for: the settings, and the directory of the run."""
+    given = dict(given)
+    run_dir = given.pop("run_dir", "")
+    config = Config.from_parameters(**given)
+    return config, runs_folder(run_dir, f"{config.preset}/{config.algorithm}_seed{config.seed}")
 
 
 def _cells_of_parameters(history: Sequence[str]) -> list[str]:

@@ -56,7 +56,7 @@ def follow(events: Iterable[Any], title: str, algorithm: str | None = None) -> l
     close = getattr(events, "close", lambda: None)
     with contextlib.ExitStack() as stack:
         stack.callback(close)
-        view: _Live | _Log = _Live(title, algorithm) if has_front_end() else _Log(title)
+        view: Live | _Log = Live(title, algorithm) if has_front_end() else _Log(title)
         stack.enter_context(view)
         for event in events:
             view.update(event)
@@ -125,8 +125,9 @@ class _Log:
             self._print()
 
 
-class _Live:
-    """The widget, redrawn at a bounded rate, then closed and replaced by one line of text."""
+class Live:
+    """The widget, redrawn at a bounded rate; as a context it is shown, and then closed and replaced
+    by one line of text."""
 
     def __init__(self, title: str, algorithm: str | None) -> None:
         self.widget = LiveCurve(
@@ -135,7 +136,7 @@ class _Live:
         self.state: dict[str, Any] = {"phase": "", "points": [], "reference": None}
         self.last, self.rows, self.at = title, 0, float("-inf")
 
-    def __enter__(self) -> _Live:
+    def __enter__(self) -> Live:
         self.handle = display(self.widget, display_id=True)
         return self
 
@@ -171,5 +172,9 @@ class _Live:
 
     def __exit__(self, *_: object) -> None:
         self.handle.update({"text/plain": self.last}, raw=True)
+        self.close()
+
+    def close(self) -> None:
+        """Takes the widget from the page."""
         self.widget.layout.close()
         self.widget.close()

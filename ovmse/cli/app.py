@@ -45,6 +45,9 @@ def train(
     ] = "medium",
     preset: Annotated[str, typer.Option(help="tiny, quick or paper.")] = "quick",
     seed: Annotated[int, number_option("--seed", int, help="One seed for both phases.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print every event as a line of JSON, for programs.")
+    ] = False,
 ) -> None:
     """Pre-trains on a dataset, then fine-tunes in battles.
 
@@ -53,7 +56,7 @@ def train(
 
     Example: ovmse train runs/mine/ovmse_0 --algorithm ovmse --seed 0 mixing_ratio=0.1
     """
-    from ovmse.cli.terminal import show_training
+    from ovmse.cli.terminal import print_events, show_training
     from ovmse.config import Config
     from ovmse.training import train as train_run
 
@@ -68,6 +71,9 @@ def train(
             **{"algorithm": algorithm, "task": task, "dataset": dataset, "preset": preset,
                "seed": seed, **given}
         )  # fmt: skip
+        if as_json:
+            print_events(train_run(config, run_dir))
+            return
         show_training(train_run(config, run_dir))
         print(f"The run is in {printable(run_dir)}.")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -53,6 +55,12 @@ def show_training(events: Iterator[Event]) -> None:
                     print(f"{event.phase}: {event.done:,} of {event.total:,} {event.unit}, {won}")
                 bars.update(rows[event.phase], win=won)  # type: ignore[arg-type]
             bars.update(rows[event.phase], completed=event.done)  # type: ignore[arg-type]
+
+
+def print_events(events: Iterator[Event]) -> None:
+    """Each event as a line of JSON, at once."""
+    for event in events:
+        print(json.dumps(dataclasses.asdict(event)), flush=True)
 
 
 @contextmanager

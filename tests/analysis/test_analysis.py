@@ -676,8 +676,8 @@ def front_end(monkeypatch):
 def test_the_widget_is_redrawn_at_a_bounded_rate_and_closed(front_end, monkeypatch, capsys):
     now, drawn = [0.0], []
     monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
-    draw = live._Live._draw
-    monkeypatch.setattr(live._Live, "_draw", lambda self: (drawn.append(now[0]), draw(self)))
+    draw = live.Live._draw
+    monkeypatch.setattr(live.Live, "_draw", lambda self: (drawn.append(now[0]), draw(self)))
 
     def clocked():
         for event in events():

@@ -1,0 +1,120 @@
+"""The form of 01_train in JupyterLab: it writes the cell, starts, stops, and is found again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from browser import Lab, Notebook, executable, open_browser, wait_for
+from conftest import ROOT
+from papermill.iorw import load_notebook_node
+
+from ovmse.runs.listing import list_runs
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(executable() is None, reason="install Chromium (apt-get install chromium)"),
+]
+FORM, CELL = 1, 2  # where they stand in the notebook
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    yield lab
+    lab.close()
+
+
+class Form:
+    """The form of a notebook that was just opened, after its cell was run."""
+
+    def __init__(self, notebook: Notebook) -> None:
+        self.page = notebook.page
+        self.page.evaluate(
+            """async (n) => {
+                window.panel.content.activeCellIndex = n;
+                await window.jupyterapp.commands.execute('notebook:run-cell');
+            }""",
+            FORM,
+        )
+        self.node = self.page.locator(".jp-OutputArea-output").filter(
+            has=self.page.get_by_role("button", name="Start")
+        )
+        self.node.get_by_label("algorithm").wait_for()
+
+    def source(self) -> str:
+        """The cell of the parameters."""
+        return self.page.evaluate(
+            "(n) => window.panel.content.widgets[n].model.sharedModel.source", CELL
+        )
+
+    def write(self, text: str) -> None:
+        """Puts the text at the end of that cell, as a person would type it."""
+        self.page.evaluate(
+            "([n, text]) => window.panel.content.widgets[n].model.sharedModel.setSource(text)",
+            [CELL, f"{self.source()}\n{text}"],
+        )
+
+    def says(self, text: str, seconds: float = 30) -> None:
+        status = self.node.get_by_role("status")
+        wait_for(lambda: text in status.inner_text(), f"the form says {text!r}", seconds)
+
+    def press(self, name: str) -> None:
+        button = self.node.get_by_role("button", name=name)
+        wait_for(button.is_enabled, f"{name} can be pressed")
+        button.click()
+
+
+def test_a_training_is_written_started_found_again_and_stopped(
+    browser, lab, tmp_path: Path
+) -> None:
+    nbformat.write(
+        load_notebook_node(str(ROOT / "notebooks/01_train.ipynb")), lab.folder / "train.ipynb"
+    )
+    notebook = lab.open(browser, "train.ipynb")
+    form = Form(notebook)
+    form.says("of memory")
+    form.node.get_by_label("algorithm").select_option("qmix")
+    form.node.get_by_label("seed").fill("3")
+    form.node.get_by_label("seed").blur()
+    wait_for(lambda: "\nseed: int = 3  # one seed" in form.source(), "the cell is written")
+    assert '\nalgorithm: str = "qmix"  # ovmse ovm' in form.source()
+    form.write('task = "climb_monotone"\nsede = 1')
+    form.says("no parameter 'sede'; did you mean 'seed'?")
+    form.press("Start")  # and nothing comes of it
+    form.page.evaluate(
+        """(n) => { const text = window.panel.content.widgets[n].model.sharedModel;
+                    text.setSource(text.source.replace('\\nsede = 1', '')); }""",
+        CELL,
+    )
+    form.says("of memory")
+    assert form.node.get_by_label("task").input_value() == "climb_monotone"
+    form.write(f'online_steps = 1_000_000\nrun_dir = "{tmp_path}/long"')
+    assert not list(tmp_path.iterdir())
+    form.press("Start")
+    form.says("QMIX on climb_monotone, seed 3")
+    wait_for(lambda: [r.status for r in list_runs(tmp_path)] == ["running"], "it trains")
+    notebook.save()
+    notebook.page.close()
+
+    form = Form(lab.open(browser, "train.ipynb"))  # the page anew, on the kernel that still runs
+    form.node.locator("canvas").wait_for()
+    assert form.node.get_by_role("button", name="Start").is_disabled()
+    form.press("Stop")
+    form.says("stopped; Start continues it")
+    assert [run.status for run in list_runs(tmp_path)] == ["unfinished"]
+    assert form.node.locator("canvas").count() == 0
+
+    form.write(f'online_steps = 2_000\nrun_dir = "{tmp_path}/short"')
+    form.press("Start")
+    form.says("QMIX (seed 3) won", 90)
+    assert {run.path.name: run.status for run in list_runs(tmp_path)}["short"] == "done"
