@@ -262,7 +262,6 @@ def _names(
         color=colour, shape=alt.Shape("algorithm:N", scale=shapes, legend=None)
     )
     text = base.mark_text(align="left", baseline="middle", dx=26, cursor="pointer")
-    ink = alt.condition("datum.algorithm", alt.value(theme.AROUND), alt.value(theme.REFERENCE))
     # Vega-Lite lets a layer feel the pointer only if it has a tooltip or the selection itself.
-    named = text.encode(text="name:N", color=ink, tooltip=alt.value("click to highlight"))
+    named = text.encode(text="name:N", tooltip=alt.value("click to highlight"))
     return [keys.mark_point(filled=True, size=100, xOffset=16), named]

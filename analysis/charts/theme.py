@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import ImageColor
 
@@ -23,7 +23,8 @@ from ovmse.method.algorithms import ALGORITHMS
 FONT = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 AROUND = "currentColor"  # of the text around the chart: black or white, as the theme is
 INK, QUIET, GRID = "#222222", "#767676", "#88888840"
-REFERENCE = QUIET
+REFERENCE = QUIET  # of lines and grounds: no grey can be read on white and on black alike
+SOFT: dict[str, Any] = {"color": AROUND, "opacity": 0.75}  # of text that is not the first to read
 
 
 class Style(NamedTuple):
@@ -113,7 +114,7 @@ def config() -> dict:
             "fontSize": 18,
             "color": AROUND,
             "subtitleFontSize": 14,
-            "subtitleColor": QUIET,
+            "subtitleColor": AROUND,
             "subtitlePadding": 6,
             "offset": 14,
         },

@@ -41,7 +41,7 @@ def _at(*columns: str) -> str:
 def _settings(said: Any, height: int) -> alt.Chart:
     """What the sliders say, in words, above the plot: a picture has no sliders."""
     nothing = alt.Chart(csv_data(pd.DataFrame({"x": [0]})))
-    text = nothing.mark_text(align="left", fontSize=13, dy=-12, color=theme.QUIET)
+    text = nothing.mark_text(align="left", fontSize=13, dy=-12, **theme.SOFT)
     return text.encode(x=alt.value(0), y=alt.value(height), text=alt.value(said))
 
 
@@ -189,7 +189,7 @@ def _lines(table: pd.DataFrame, among: str, title: str, others: str = "true") ->
     levels = pd.DataFrame({"y": [BEST, STEPPING], "name": ["both bold", "both step"]})
     ground = alt.Chart(csv_data(levels)).encode(y="y:Q")
     dashes = ground.mark_rule(color=theme.QUIET, strokeDash=[2, 4])
-    named = ground.mark_text(align="left", fontSize=12, dx=5, color=theme.QUIET)
+    named = ground.mark_text(align="left", fontSize=12, dx=5, **theme.SOFT)
     layers = alt.layer(dashes, faint, bold, named.encode(text="name:N", x=alt.value(WIDTH)))
     return layers.properties(width=WIDTH, height=SMALL, title=panel_title(title))
 

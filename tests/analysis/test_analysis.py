@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from itertools import combinations
@@ -733,3 +734,40 @@ def test_an_interrupted_run_closes_its_widget(front_end):
 
 def test_no_front_end_outside_a_kernel():
     assert not live.has_front_end()
+
+
+def test_what_is_written_in_a_chart_is_read_on_white_and_on_black() -> None:
+    """No fixed colour has a contrast of 4.5 on both, so text takes that of the text around."""
+    written = [
+        f"{part}.{name}"
+        for part, values in theme.config().items()
+        if isinstance(values, dict)
+        for name, colour in values.items()
+        if name in ("labelColor", "titleColor", "subtitleColor")
+        or (part, name) == ("text", "color")
+        if colour != theme.AROUND
+    ]
+    assert not written
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for output in cell.get("outputs", ()):
+                for mark in _text_marks(output.get("data", {})):
+                    for name in ("color", "fill"):
+                        colour = mark.get(name, theme.AROUND)
+                        value = colour.get("value", "") if isinstance(colour, dict) else colour
+                        assert not str(value).startswith("#"), (path.stem, mark)
+
+
+def _text_marks(found: object) -> Iterator[dict]:
+    """The definitions of text in Vega-Lite (`mark`) and in Vega (`encode`), wherever they stand."""
+    if isinstance(found, dict):
+        mark = found.get("mark")
+        if isinstance(mark, dict) and mark.get("type") == "text":
+            yield mark
+        if found.get("type") == "text" and isinstance(found.get("encode"), dict):
+            yield from found["encode"].values()
+        for value in found.values():
+            yield from _text_marks(value)
+    elif isinstance(found, list):
+        for value in found:
+            yield from _text_marks(value)

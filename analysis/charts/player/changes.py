@@ -53,7 +53,7 @@ def changes(begin: float, agents: list[str], targets: bool) -> Part:
         " : 'did ' + names[taken] + '. What if it had done ' + names[changed] + '?')"
     )
     top, first = begin + 26, begin + 68
-    head: dict[str, Any] = {"y": top + 22, "align": "right", "fontSize": 13, "fill": FAINT}
+    head: dict[str, Any] = {"y": top + 22, "align": "right", "fontSize": 13, "fillOpacity": 0.75}
     row = f"={first} + datum.n * {ROW}"
     middle = 560
     marks = [
@@ -75,7 +75,7 @@ def changes(begin: float, agents: list[str], targets: bool) -> Part:
     marks.append(text(x=WIDTH, y=top, text=f"={said}", align="right", fill=theme.AROUND))
     end = first + ROW * len(fields)
     if not targets:
-        marks.append(text(x=0, y=end, text=NO_TARGETS, fill=FAINT))
+        marks.append(text(x=0, y=end, text=NO_TARGETS, fillOpacity=0.75))
         end += ROW
     return Part(marks, _data(fields), signals, end)
 

@@ -36,7 +36,7 @@ def field(battle: Battle) -> Part:
     decoded, a sentence."""
     if not battle.units:
         said = ["The states of this backend are not", "decoded: no picture of the battle."]
-        return Part([text(x=FIELD / 2, y=TOP + 120, text=said, align="center", fill=FAINT)])
+        return Part([text(x=FIELD / 2, y=TOP + 120, text=said, align="center", fillOpacity=0.75)])
     units = battle.units[0]
     space = {"stroke": FAINT, "strokeOpacity": 0.4, "clip": True}
     picture = group(0, TOP, FIELD, FIELD, scales=_scales(), axes=_axes(), marks=_marks(), **space)
@@ -105,7 +105,7 @@ def _marks() -> Marks:
         mark("rect", **bar, width=f"=parent.health * {SIZE}"),
     ]  # fmt: skip
     return [
-        text("dead", x=X, y=Y, text="×", align="center", fontSize=20, fill=FAINT),
+        text("dead", x=X, y=Y, text="×", align="center", fontSize=20, fillOpacity=0.75),
         mark("symbol", "ringed", x=X, y=Y, size=(SIZE + 13) ** 2, stroke=RING, strokeWidth=4),
         {"type": "group", "from": {"data": "living"}, "marks": unit,
          "encode": {"update": {"x": X, "y": Y}}},
