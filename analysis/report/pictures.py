@@ -23,9 +23,9 @@ from ovmse.runs.files import PROJECT, replacing
 PICTURES = {
     "figure1": ("02_q_drift", VEGALITE, 0),
     "player": ("03_exploration", VEGA, 0),
-    "explorers": ("03_exploration", VEGALITE, 0),
+    "ablation": ("05_ablation", VEGALITE, 0),
 }
-SCALE, INKS = 1.5, 48
+SCALE, INKS = 1.5, 200
 
 
 def chart(notebook: str, kind: str, number: int) -> dict:
@@ -38,7 +38,7 @@ def chart(notebook: str, kind: str, number: int) -> dict:
 
 
 def picture(spec: dict, kind: str) -> bytes:
-    """The chart as a PNG on white, in few inks: a fifth of vl-convert's own."""
+    """The chart as a PNG on white, in few inks: a quarter of vl-convert's own."""
     drawn = theme.on_paper(spec)
     if kind == VEGA:
         raw = vl_convert.vega_to_png(drawn, scale=SCALE)
