@@ -14,10 +14,10 @@ from IPython.display import display
 
 from ovmse.config import Config, did_you_mean
 from ovmse.errors import UserError
-from ovmse.runs.files import DATA_DIR, PROJECT, RUNS, from_project, named_path
+from ovmse.runs.files import PROJECT, RUNS, SHIPPED_DATA, from_project, named_path
 from ovmse.runs.reading import find_runs
 
-SHIPPED = DATA_DIR / "runs"  # runs in data/, a folder for each map
+SHIPPED = SHIPPED_DATA / "runs"  # runs in data/, a folder for each map
 SHOWN = SHIPPED / "2s3z"  # what notebooks show, unless told otherwise
 
 TRAINING = (*Config.model_fields, "run_dir")  # the parameters of 01_train

@@ -22,7 +22,7 @@ from analysis.tables import WHO, curves, measured, named
 from ovmse.datasets.dataset import DatasetError, dataset_path
 from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS
-from ovmse.runs.files import DATA_DIR, PROJECT, named_path
+from ovmse.runs.files import PROJECT, SHIPPED_DATA, named_path
 from ovmse.runs.tables import COLUMNS
 
 
@@ -86,7 +86,7 @@ def read(source: str | Path = "") -> pd.DataFrame:
     Columns as from `analysis.tables.curves`, and `item`: by the name of the file or the folder, or
     the paper's setting where these say none.
     """
-    folder = Path(source) if source else DATA_DIR / "results"
+    folder = Path(source) if source else SHIPPED_DATA / "results"
     files = [folder / f"{item}.parquet" for item in ITEMS]
     if found := [file for file in files if file.is_file()]:
         parts = [curves(file).assign(item=file.stem) for file in found]
@@ -334,7 +334,7 @@ def over_maps(scores: dict[str, np.ndarray], of: str = "OVMSE") -> pd.DataFrame:
 def paper(table: int) -> pd.DataFrame:
     """The paper's Table 1 or 2 (data/paper_tables.csv), of StarCraft II: `task`, `dataset`,
     `algorithm`, `mixing_ratio`, `value`."""
-    rows = pd.read_csv(DATA_DIR / "paper_tables.csv")
+    rows = pd.read_csv(SHIPPED_DATA / "paper_tables.csv")
     return rows[rows.table == table].drop(columns=["table", "measure"])
 
 

@@ -34,8 +34,10 @@ import numpy as np
 from ovmse.envs.smac_units import FULL, LIMITS, MAPS, Team
 
 HEALTH = {"stalker": 80, "zealot": 100, "colossus": 200, "marine": 45, "hydralisk": 80,
-          "marauder": 125, "medivac": 150}  # fmt: skip
+          "marauder": 125, "medivac": 150,
+          "zergling": 35, "baneling": 30, "spine crawler": 300}  # fmt: skip
 OTHER_ORDER = {"stalker": 1, "zealot": 0}  # type bits of enemies: zealot before stalker
+MIDDLE, PLAYED = np.array([20, 17]), np.array([32, 28])  # of the map, and how much is played on
 ATTACK = 6  # the first action that attacks
 
 
@@ -130,9 +132,14 @@ class StarCraft2Env:
             self._misbehave("")
         self._episode_steps += 1
         reward = self._fight(actions)
-        info: dict[str, Any] = {"battle_won": False}
+        dead = [int((health <= 0).sum()) for health in self._health]
+        info: dict[str, Any] = {
+            "battle_won": False,
+            "dead_allies": dead[0],
+            "dead_enemies": dead[1],
+        }
         ours, theirs = (bool((health > 0).any()) for health in self._health)
-        terminated = not (ours and theirs)
+        terminated, cut = not (ours and theirs), False
         if terminated:
             self.battles_game += 1
             if ours:
@@ -140,7 +147,7 @@ class StarCraft2Env:
                 info["battle_won"] = True
                 reward += 200
         elif self._episode_steps >= self.episode_limit:
-            terminated = True
+            terminated = cut = True
             if self.continuing_episode:
                 info["episode_limit"] = True
             self.battles_game += 1
@@ -150,7 +157,7 @@ class StarCraft2Env:
         if terminated:
             self._episode_count += 1
             self._note("battle", number=self._battle, length=self._episode_steps, won=info[
-                "battle_won"], cut="episode_limit" in info, total=self._return)  # fmt: skip
+                "battle_won"], cut=cut, total=self._return)  # fmt: skip
         return reward, terminated, info
 
     def get_obs(self) -> list[np.ndarray]:
@@ -176,7 +183,7 @@ class StarCraft2Env:
                 told = np.zeros(self.n_agents)
                 told[:2] = self._battle % 1024 / 1024, self._episode_steps / 1024
                 columns.append(told)
-            columns += list(((self._where[team] - 16) / 32).T)
+            columns += list(((self._where[team] - MIDDLE) / PLAYED).T)
             if self._teams[team][0][0] in FULL:
                 columns.append(self._shield[team] / self._shields[team])
             rows = np.stack(columns, 1)
@@ -262,7 +269,7 @@ class StarCraft2Env:
         self._note("launched", game=self._sc2_proc.pid, pid=os.getpid(), seed=self._seed)
         ping = SimpleNamespace(game_version="4.10.0.75689")
         self._controller = SimpleNamespace(ping=lambda: ping)
-        self.map_x = self.map_y = self.max_distance_x = self.max_distance_y = 32
+        (self.map_x, self.map_y), (self.max_distance_x, self.max_distance_y) = MIDDLE * 2, PLAYED
 
     def _close_game(self) -> None:
         if self._sc2_proc is not None:

@@ -18,11 +18,11 @@ from analysis import results
 from analysis.tables import RESULTS as KNOWN
 from analysis.tables import readable
 from ovmse.errors import UserError
-from ovmse.runs.files import DATA_DIR, PROJECT, markdown_table, replacing
+from ovmse.runs.files import PROJECT, SHIPPED_DATA, markdown_table, replacing
 from ovmse.runs.reading import find_runs, read_result
 from ovmse.runs.tables import COLUMNS, metrics_table
 
-RESULTS = DATA_DIR / "results"
+RESULTS = SHIPPED_DATA / "results"
 VARIED = {"mixing_ratio": ["mixing_ratio"], "noise": ["explorers"]}  # lines of their own
 MEASURES = ["start", "lowest", "end", "mean"]
 CARD = """# {title}

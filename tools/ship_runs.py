@@ -20,14 +20,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from analysis.tables import curves, named
-from ovmse.runs.files import DATA_DIR, markdown_table, read_json, write_json
+from ovmse.runs.files import SHIPPED_DATA, markdown_table, read_json, write_json
 from ovmse.runs.reading import find_runs, read_config, snapshot_steps
 from ovmse.training.phase import FINAL_SNAPSHOT, FIXED_FILE
 
 KEPT = (0, 4_000, 10_000, 30_000, 60_000)
 
 
-def main(folders: list[Path], target: Path = DATA_DIR / "runs") -> None:
+def main(folders: list[Path], target: Path = SHIPPED_DATA / "runs") -> None:
     """Writes `target` and its card, `target`.md, anew."""
     table = curves([run for folder in folders for run in find_runs(folder)])
     shutil.rmtree(target, ignore_errors=True)

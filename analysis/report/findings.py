@@ -7,9 +7,9 @@ import pandas as pd
 from analysis.charts.theme import label
 from analysis.notebook import SHIPPED
 from analysis.tables import curves, measured, named, per_cent
-from ovmse.runs.files import DATA_DIR
+from ovmse.runs.files import SHIPPED_DATA
 
-NINE = DATA_DIR / "2s3z_medium_results.csv"
+NINE = SHIPPED_DATA / "2s3z_medium_results.csv"
 
 
 def findings() -> list[str]:

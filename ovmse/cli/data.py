@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -120,7 +121,9 @@ def convert(
         Path, path_argument(help="A vault's folder ({map}.vlt/{uid}) or an HDF5 file.")
     ],
     quality: Annotated[str, typer.Option(help="Its quality, such as medium.")],
-    task: Task = "2s3z",
+    task: Annotated[
+        str | None, typer.Option(help="The map; else the one that the source is named after.")
+    ] = None,
     backend: Backend = "smac",
     out: Annotated[
         Path | None,
@@ -138,15 +141,19 @@ def convert(
     And back: ovmse data convert data/smac/2s3z_good.h5 --quality good --out mine/2s3z.vlt/Good
     """
     from ovmse.cli.terminal import reading
-    from ovmse.datasets.dataset import check_source, data_folder
+    from ovmse.datasets.dataset import data_folder
     from ovmse.datasets.hdf5 import load_dataset
     from ovmse.datasets.hdf5_writing import write_dataset
+    from ovmse.datasets.task_of import named_after, require_task
     from ovmse.datasets.vault import vault_task
     from ovmse.datasets.vault_writing import write_vault
     from ovmse.envs.base import EnvSpec
 
     with one_sentence():
         known_backend(backend)
+        if not re.fullmatch(r"\w[\w.-]*", quality):
+            raise UserError(f"quality: got {quality!r}, allowed: a name, such as medium")
+        task = task or named_after(source, backend)
         out = out or data_folder(backend) / f"{task}_{quality}.h5"
         vault = vault_task(out)
         if not vault and out.suffix not in (".h5", ".hdf5"):
@@ -160,8 +167,8 @@ def convert(
             raise UserError(f"{out} is there already; --force replaces it")
         with reading() as progress:
             read = load_dataset(source, progress=progress)
+        require_task(read, task, backend)
         spec = EnvSpec(task, backend, **read.sizes)
-        check_source(source, read.attrs, task, backend)
         origin = {"quality": quality, "source": source.name, "source_sha256": read.checksum}
         if vault:
             with reading() as progress:

@@ -154,7 +154,11 @@ def _datasets(until: float) -> Iterator[Finding]:
     if not files:
         todo = "ovmse data make --task 2s3z --quality medium, or set OVMSE_DATA"
         yield Finding("datasets", WRONG, f"{DATA_DIR} holds none", todo)
-    for path in sorted(files, key=lambda path: path.stat().st_size):
+    there = [path for path in files if path.is_file()]
+    for path in set(files) - set(there):  # a link to a disk that is not there, say
+        todo = "bring its disk back, or remove the name"
+        yield Finding(str(path.relative_to(DATA_DIR)), WRONG, "is no file", todo)
+    for path in sorted(there, key=lambda path: path.stat().st_size):
         card = path.with_suffix(".md")
         said = card.read_text(errors="replace") if card.is_file() else ""
         size = f"{path.stat().st_size / 1e6:.1f} MB"

@@ -62,7 +62,7 @@ AXES = {
 }
 
 READ_BYTES = 2**23  # padded bytes to read at a time (or one chunk of episodes, if that is more)
-READ_BYTES_MAX = 2**28
+READ_BYTES_MAX = 2**27
 
 
 def load_dataset(
@@ -114,6 +114,7 @@ def load_dataset(
                 cut = _cut(block, b, int(lengths[i]), bool(ended[i]), bool(marked[i]))
                 cut.won = won[i]
                 read.append(checked(f"{path}: episode {i}", cut))
+            del block  # before the next is read
             if progress is not None:
                 progress(len(read), episodes)
     return Dataset(path, read, **sizes, episode_limit=rows - 1, attrs=attrs, checksum=checksum)
@@ -164,16 +165,17 @@ def _arrays(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
     """The arrays of the layout; raises DatasetError if one is missing or the shapes disagree."""
     found = {}
     for name in AXES:
-        found[name] = file.get(name)
-        for source in _other_files(file, name):
-            if not (path.parent / source).is_file():  # it would read as zeros, or as not there
-                raise DatasetError(f"{path}: {name} lies in {source}, which is missing")
+        found[name], link = file.get(name), file.get(name, getlink=True)
+        if found[name] is None and isinstance(link, h5py.ExternalLink):
+            raise DatasetError(f"{path}: {name} lies in {link.filename}, which lacks it")
     missing = [name for name, array in found.items() if not isinstance(array, h5py.Dataset)]
     if missing:
         raise DatasetError(f"{path} lacks {', '.join(missing)} (needed: {', '.join(AXES)})")
     size = {"1": 1}  # what each letter stands for, as the first array has it
     for name, axes in AXES.items():
         array, letters = found[name], axes.strip("[]").split(", ")
+        if how := _stored_apart(array):
+            raise DatasetError(f"{path}: {name} {how}: what is missing would be read as zeros")
         if array.dtype.kind not in "biuf":
             raise DatasetError(f"{path}: {name} holds {array.dtype}, allowed: numbers")
         shape = array.shape or ()
@@ -198,13 +200,12 @@ def _arrays(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
     return found
 
 
-def _other_files(file: h5py.File, name: str) -> set[str]:
-    """The files in which an array lies, where that is not this one."""
-    array, link = file.get(name), file.get(name, getlink=True)
-    files = {link.filename} if isinstance(link, h5py.ExternalLink) else set()
-    if isinstance(array, h5py.Dataset) and array.is_virtual:
-        files |= {source.file_name for source in array.virtual_sources()} - {"."}
-    return files
+def _stored_apart(array: h5py.Dataset) -> str:
+    """In which way an array is not in its file, so that HDF5 may read zeros for it; "" for one that
+    is. (What was left out of one that is there are zeros, as its writer wanted.)"""
+    if array.is_virtual or array.external:
+        return "is put together from parts of other files"
+    return "" if array.id.get_storage_size() or not array.size else "was never written"
 
 
 def _won(file: h5py.File, episodes: int) -> list[bool | None]:
@@ -240,17 +241,23 @@ def _lengths(
 def _blocks(path: Path, arrays: dict[str, h5py.Dataset]) -> Iterator[dict[str, np.ndarray]]:
     """Consecutive episodes of every array, padded, with the trailing axes of 1 dropped."""
     names = ("obs", "state", "avail_actions", "actions", "reward")
-    episodes, rows = arrays["state"].shape[:2]
+    episodes = len(arrays["state"])
     size = sum(math.prod(arrays[n].shape[1:]) * arrays[n].dtype.itemsize for n in names)
     chunk = arrays["obs"].chunks[0] if arrays["obs"].chunks else 1
     # Whole chunks, so that each is unpacked once.
     count = min(max(READ_BYTES // size // chunk, 1) * chunk, max(READ_BYTES_MAX // size, 1))
     for start in range(0, episodes, count):
-        with _whole(path):
-            block = {name: arrays[name][start : start + count] for name in names}
-        block["actions"] = block["actions"].reshape(-1, rows, arrays["obs"].shape[2])
-        block["reward"] = block["reward"].reshape(-1, rows)
-        yield block
+        yield _block(path, {name: arrays[name] for name in names}, slice(start, start + count))
+
+
+def _block(path: Path, arrays: dict[str, h5py.Dataset], some: slice) -> dict[str, np.ndarray]:
+    with _whole(path):
+        block = {name: array[some] for name, array in arrays.items()}
+    rows, agents = arrays["obs"].shape[1:3]
+    return block | {
+        "actions": block["actions"].reshape(-1, rows, agents),
+        "reward": block["reward"].reshape(-1, rows),
+    }
 
 
 def _cut(block: dict[str, np.ndarray], b: int, length: int, ended: bool, marked: bool) -> Episode:

@@ -15,7 +15,8 @@ from ovmse.errors import UserError
 PACKAGE = Path(__file__).resolve().parents[1]  # ovmse/
 PROJECT = PACKAGE.parent
 RUNS = Path(os.environ.get("OVMSE_RUNS") or PROJECT / "runs")
-DATA_DIR = Path(os.environ.get("OVMSE_DATA") or PROJECT / "data")
+SHIPPED_DATA = PROJECT / "data"
+DATA_DIR = Path(os.environ.get("OVMSE_DATA") or SHIPPED_DATA)  # of datasets
 
 
 def from_project(settings: dict[str, Any]) -> dict[str, Any]:

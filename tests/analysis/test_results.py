@@ -56,7 +56,7 @@ def test_items_come_from_names_of_files_and_folders(folder: Path, tmp_path: Path
 
 
 def test_nothing_yet_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(results, "DATA_DIR", tmp_path)
+    monkeypatch.setattr(results, "SHIPPED_DATA", tmp_path)
     lines = results.finished(results.read())
     found = results.runs(lines)
     assert len(found) == len(results.seed_curves(lines)) == 0

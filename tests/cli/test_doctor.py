@@ -49,7 +49,9 @@ def test_a_damaged_dataset_a_full_disk_and_a_folder_that_is_none(
     for end in ("h5", "md"):
         shutil.copy(ROOT / "data" / f"2s3z_medium.{end}", tmp_path)
     monkeypatch.setattr(doctor, "DATA_DIR", tmp_path)
+    (tmp_path / "3m_x.h5").symlink_to(tmp_path / "a disk that is not there")
     assert found()["2s3z_medium.h5"].state == doctor.OK
+    assert found()["3m_x.h5"].state == doctor.WRONG and "disk" in found()["3m_x.h5"].todo
     with (tmp_path / "2s3z_medium.h5").open("ab") as file:
         file.write(b"x")
     (tmp_path / "file").touch()

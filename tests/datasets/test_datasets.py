@@ -357,9 +357,9 @@ def test_provenance_that_is_no_attribute(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_lies_in_a_file_that_is_gone_is_refused(file: Path, tmp_path: Path) -> None:
-    """HDF5 reads the missing source of a virtual array as zeros, and lists no array whose link
-    leads nowhere."""
+def test_what_does_not_lie_in_the_file_is_refused(file: Path, tmp_path: Path) -> None:
+    """HDF5 reads zeros for what a virtual array, one in files of its own or one that was never
+    written lacks, and lists no array whose link leads nowhere."""
     with h5py.File(file) as stored:
         shape, dtype = stored["reward"].shape, stored["reward"].dtype
         whole = {name: stored[name][:] for name in stored}
@@ -378,11 +378,18 @@ def test_what_lies_in_a_file_that_is_gone_is_refused(file: Path, tmp_path: Path)
         for name, array in whole.items():
             out[name] = array
         out["reward"] = h5py.ExternalLink(source.name, "reward")
-    for path in (virtual, linked):
-        assert load_dataset(path).transitions == load_dataset(file).transitions
+    for name in ("raw", "empty"):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as out:
+            for key, array in whole.items():
+                out[key] = array
+            where = [(str(tmp_path / "bytes"), 0, h5py.h5f.UNLIMITED)] if name == "raw" else None
+            out.create_dataset("reward", shape, dtype, external=where)
+    for path in (virtual, tmp_path / "raw.h5"):
+        assert "reward is put together from parts of other files" in refusal(path)
+    assert "reward was never written" in refusal(tmp_path / "empty.h5")
+    assert load_dataset(linked).transitions == load_dataset(file).transitions
     source.unlink()
-    for path in (virtual, linked):
-        assert "reward lies in elsewhere.h5, which is missing" in refusal(path)
+    assert "reward lies in elsewhere.h5, which lacks it" in refusal(linked)
 
 
 def test_an_availability_that_is_no_number_is_refused(file: Path) -> None:
@@ -424,14 +431,18 @@ def test_names_are_looked_up_in_the_data_folder(
 
 
 def test_the_data_folder_can_be_chosen() -> None:
+    """Of datasets: what else ships is where it was."""
+    looked = (
+        "from analysis import notebook, results; print(len(results.paper(1)) > 0, notebook.SHIPPED)"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", "from ovmse.runs.files import DATA_DIR; print(DATA_DIR)"],
+        [sys.executable, "-c", f"from ovmse.runs.files import DATA_DIR; print(DATA_DIR); {looked}"],
         env={**os.environ, "OVMSE_DATA": "/some/where"},
         cwd=ROOT,
         capture_output=True,
         check=True,
     )
-    assert done.stdout.decode().strip() == "/some/where"
+    assert done.stdout.decode().split() == ["/some/where", "True", str(ROOT / "data/runs")]
 
 
 @pytest.mark.skipif("OVMSE_DATA" in os.environ, reason="another data folder was chosen")

@@ -31,7 +31,7 @@ from ovmse.episodes import Episode
 from ovmse.errors import UserError
 
 tensorstore = pytest.importorskip("tensorstore", reason="vaults are an extra: tensorstore")
-N, O, S, A = 3, 5, 7, 4  # noqa: E741
+N, O, S, A = 3, 5, 7, 9  # noqa: E741
 SPEC = EnvSpec("3m", "smac", N, A, O, S, 60)
 
 
@@ -127,6 +127,42 @@ def test_it_is_found_by_task_quality_and_backend(
     assert "source_sha256" in card and "Battles of another project's dataset" in card
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("5m_vs_6m_medium.h5 --quality x --task 2s3z", "5m_vs_6m_medium.h5 is of another task"),
+        ("5m_vs_6m_medium.h5 --quality x", "has a battle of 71 steps; 5m_vs_6m on smac allows 70"),
+        ("5m_vs_6m_medium.h5 --quality x --task nope", "task: got 'nope', allowed: 2s3z"),
+        ("5m_vs_6m_medium.h5 --quality x --backend smax", "is of another task: it has 5 agents"),
+        ("5m_vs_6m_medium.h5 --quality ../../evil", "quality: got '../../evil', allowed: a name"),
+        ("mine.h5 --quality x", "mine.h5 is not named after a map of smac: say it by --task"),
+        ("3m.vlt/Good --quality x --task 8m", "Good is of another task: it has 3 agents"),
+    ],
+)
+def test_a_dataset_is_not_written_under_another_map_s_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, said: str
+) -> None:
+    """A file of another project does not say its map: its name and sizes do."""
+    monkeypatch.setattr("ovmse.datasets.dataset.DATA_DIR", tmp_path / "data")
+    write(tmp_path / "3m.vlt" / "Good", stream([4, 60]))
+    shape = np.ones((72, 5, 12))
+    long = Episode(
+        obs=shape[..., :3], state=np.ones((72, 98)), avail_actions=shape,
+        actions=np.zeros((71, 5), int), reward=np.ones(71), terminated=True,
+    )  # fmt: skip
+    spec = EnvSpec("any", "any", 5, 12, 3, 98, 100)
+    for name in ("5m_vs_6m_medium.h5", "mine.h5"):
+        write_dataset(tmp_path / name, [long], spec, {})
+        with h5py.File(tmp_path / name, "r+") as file:
+            for attribute in list(file.attrs):
+                del file.attrs[attribute]
+    source, *rest = words.split()
+    done = CliRunner().invoke(app, ["data", "convert", str(tmp_path / source), *rest])
+    assert done.exit_code == 2 and said in done.stderr, done.output + done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "data").exists()
+
+
 def test_an_hdf5_file_becomes_a_vault_and_the_same_battles_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +224,7 @@ def change(name: str, at: Any, value: Any) -> dict[str, np.ndarray]:
     [
         (change("rewards.", (2, 1), 9), "episode 0: the agents' rewards differ"),
         (change("actions.", (5, 2), 3.5), "episode 1, step 1: agent 2 takes action 3.5"),
-        (change("actions.", (5, 2), 7), "allowed: 0 to 3"),
+        (change("actions.", (5, 2), 12), "allowed: 0 to 8"),
         (change("observations.", (6, 0, 0), np.nan), "episode 1, step 2: obs is nan"),
         (change("infos.legals.", (0, 1), 0), "episode 0, step 0: agent 1 has no available"),
         ({k: v for k, v in stream([3]).items() if k != "infos.state."}, "lacks infos.state."),
@@ -309,7 +345,7 @@ def test_a_damaged_hdf5_file_is_a_sentence_or_battles_that_can_be(
 # The published sizes.
 
 
-def public_file(path: Path, episodes: int, limit: int) -> int:
+def public_file(path: Path, episodes: int, limit: int, chunk: tuple[int, int]) -> int:
     """6h_vs_8z's sizes; what no battle reaches is never written and reads as zeros. Returns the
     bytes of the battles in memory's types."""
     n, obs, state, actions, longest = 6, 78, 140, 14, 58
@@ -321,11 +357,13 @@ def public_file(path: Path, episodes: int, limit: int) -> int:
     kinds = {"actions": "i8", "avail_actions": "i4", "terminated": "u1", "filled": "i8"}
     with h5py.File(path, "w") as file:
         for name, tail in tails.items():
-            chunks = (100, longest, *tail)
+            chunks = (*chunk, *tail)
             shape = (episodes, limit + 1, *tail)
             file.create_dataset(
                 name, shape, kinds.get(name, "f4"), chunks=chunks, compression="lzf"
             )
+        for name in ("actions", "reward", "terminated"):
+            file[name][0] = 0
         for start in range(0, episodes, 100):
             lengths = rng.integers(25, longest, 100)
             filled = np.arange(longest) <= lengths[:, None]
@@ -339,9 +377,12 @@ def public_file(path: Path, episodes: int, limit: int) -> int:
 
 
 @pytest.mark.slow
-def test_a_published_file_is_read_in_twice_its_unpadded_size(tmp_path: Path) -> None:
-    """5,000 battles of 6h_vs_8z: padded they would take 5.6 GB."""
-    unpadded = public_file(tmp_path / "6h_vs_8z_medium.h5", 5_000, 150)
+@pytest.mark.parametrize("chunk", [(100, 58), (625, 10)])  # by few battles; by few steps of many
+def test_a_published_file_is_read_in_twice_its_unpadded_size(
+    tmp_path: Path, chunk: tuple[int, int]
+) -> None:
+    """5,000 battles of 6h_vs_8z: padded they would take 2.4 GB."""
+    unpadded = public_file(tmp_path / "6h_vs_8z_medium.h5", 5_000, 150, chunk)
     said: list[int] = []
     tracemalloc.start()
     read = load_dataset(tmp_path / "6h_vs_8z_medium.h5", progress=lambda done, _: said.append(done))

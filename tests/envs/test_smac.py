@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import smac_double
 from conftest import ROOT
 from starcraft import Double
 
 from ovmse.envs import make_env, smac_game
 from ovmse.envs.base import Frame, Step
 from ovmse.envs.smac import SmacEnv
-from ovmse.envs.smac_units import MAPS, state_size
+from ovmse.envs.smac_units import LIMITS, MAPS, state_size
 from ovmse.errors import UserError
 from ovmse.method.exploration import random_actions
 from ovmse.method.learner import new_q_function
@@ -70,15 +71,27 @@ def test_sizes_names_and_frames_are_those_of_the_map(double: Double) -> None:
     assert not double.living()
 
 
-@pytest.mark.parametrize(
-    ("task", "actions", "size"),
-    [("2s3z", 11, 120), ("3s5z", 14, 216), ("5m_vs_6m", 12, 98), ("6h_vs_8z", 14, 140)],
-)
-def test_states_are_as_long_as_the_paper_s_maps_have_them(
-    task: str, actions: int, size: int
-) -> None:
-    assert state_size(task, actions) == size
-    assert 6 + sum(number for _, number in MAPS[task][1]) == actions
+# Agents, enemies, the limit; and the length of a state, by hand from its documented layout.
+SIZES = {
+    "2s3z": (5, 5, 120, 120), "3s5z": (8, 8, 150, 216), "5m_vs_6m": (5, 6, 70, 98),
+    "6h_vs_8z": (6, 8, 150, 140), "3m": (3, 3, 60, 48), "8m": (8, 8, 120, 168),
+    "25m": (25, 25, 150, 950), "8m_vs_9m": (8, 9, 120, 179), "10m_vs_11m": (10, 11, 150, 243),
+    "27m_vs_30m": (27, 30, 180, 1170), "MMM": (10, 10, 150, 290), "MMM2": (10, 12, 180, 322),
+    "3s5z_vs_3s6z": (8, 9, 170, 230), "3s_vs_3z": (3, 3, 150, 54), "3s_vs_4z": (3, 4, 200, 61),
+    "3s_vs_5z": (3, 5, 250, 68), "2m_vs_1z": (2, 1, 150, 26), "corridor": (6, 24, 400, 282),
+    "2s_vs_1sc": (2, 1, 300, 27), "so_many_baneling": (7, 32, 100, 397),
+    "bane_vs_bane": (24, 24, 200, 984), "2c_vs_64zg": (2, 64, 400, 342),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", MAPS)
+def test_maps_have_the_sizes_of_smac_and_the_double_plays_them(task: str) -> None:
+    agents, enemies, limit, size = SIZES[task]
+    assert [sum(n for _, n in team) for team in MAPS[task]] == [agents, enemies]
+    assert (LIMITS[task], state_size(task, 6 + enemies)) == (limit, size)
+    about = smac_double.StarCraft2Env(task).get_env_info()
+    assert (about["n_agents"], about["n_actions"]) == (agents, 6 + enemies)
+    assert (about["episode_limit"], about["state_shape"]) == (limit, size)
 
 
 def test_the_dead_and_their_kinds(double: Double) -> None:
@@ -90,7 +103,8 @@ def test_the_dead_and_their_kinds(double: Double) -> None:
         units = env.spec.decode_state(state)
         assert units.unit_type[5:] == ("zealot",) * 3 + ("stalker",) * 2
         np.testing.assert_allclose(units.health[5:], [0, 50 / 150, 1, 1, 1], rtol=0, atol=1e-6)
-        assert units.position[5].tolist() == [16, 16]
+        assert units.position[5].tolist() == [20, 17]  # the middle of the double's map
+        assert (abs(env.spec.decode_state(state).position[1:5, 1] - 16) <= 4).all()
 
 
 def test_children_are_light_side_by_side_and_each_has_its_seed(double: Double) -> None:
@@ -107,7 +121,7 @@ def test_children_are_light_side_by_side_and_each_has_its_seed(double: Double) -
 
 
 def test_ends_are_told_apart(double: Double) -> None:
-    double.plan(limit=30)
+    double.plan(limit=30, damage=0.5)
     with closing(make_env("2s3z", "smac", 2)) as env:
         seen, ends, returns = env.reset(1), Counter(), np.zeros(2)
         for _ in range(200):
@@ -126,8 +140,9 @@ def test_ends_are_told_apart(double: Double) -> None:
                 returns[slot] = 0
             seen = step.now
         assert ends[0, True, True] > 2 and not ends[0, False, False]
-        assert ends[1, False, False] > 2 or ends[1, True, False] > 2
+        assert ends[1, False, False] > 2 and not ends[1, True, False]
     cut = [note for note in double.noted("battle") if note["cut"]]
+    assert {note["length"] for note in cut} == {30}
     assert sum(n for (_, terminated, _), n in ends.items() if not terminated) == len(cut)
     assert not double.living()
 

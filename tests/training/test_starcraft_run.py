@@ -25,6 +25,7 @@ from starcraft import Double
 from analysis.charts.player.changes import NO_TARGETS
 from analysis.charts.show import VEGA
 from analysis.drift import replay
+from ovmse import Config, train
 from ovmse.datasets import load_dataset
 from ovmse.envs import make_env
 from ovmse.episodes import Episode
@@ -38,6 +39,16 @@ SETTINGS = ("backend=smac", "preset=tiny", "num_envs=2", "offline_updates=4", "f
             "long_test_battles=2", "batch_size=4", "epsilon_anneal=200", "hidden_size=8",
             "embed_size=4", "hypernet_size=8")  # fmt: skip
 SHORT = {"limit": 24, "damage": 30.0}  # battles: most are lost before that, some are cut
+
+
+def test_tests_are_played_in_the_games_of_the_training(double: Double, tmp_path: Path) -> None:
+    """A game takes 1 GB: one for each battle of the training, and no more."""
+    double.plan(**SHORT)
+    given = dict(setting.split("=") for setting in SETTINGS) | {"algorithm": "qmix", "task": "2s3z"}
+    for _ in train(Config.from_parameters(**given), tmp_path / "run"):
+        pass
+    assert len(read_metrics(tmp_path / "run")) > 2
+    assert len(double.noted("launched")) == 2
 
 
 def cfcql(path: Path, episodes: list[Episode], rows: int) -> Path:
