@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
@@ -114,9 +116,13 @@ def which_part(found: pd.DataFrame) -> str:
     return f"{said}. {one_curve(found)}"
 
 
-def _points(row: object) -> str:
-    mean, low, high = (100 * getattr(row, name) for name in ("mean", "low", "high"))
-    return f"{mean:+.1f} points of mean win rate ({low:+.1f} to {high:+.1f})"
+def _points(row: Any) -> str:
+    return f"{100 * row.mean:+.1f} points of mean win rate ({_interval(row)})"
+
+
+def _interval(of: Any) -> str:
+    """From `low` to `high`, in points; of one pair of seeds there is none."""
+    return "one seed" if np.isnan(of.low) else f"{100 * of.low:+.1f} to {100 * of.high:+.1f}"
 
 
 def one_curve(found: pd.DataFrame) -> str:
@@ -135,9 +141,9 @@ def one_curve(found: pd.DataFrame) -> str:
             word = "cannot be told to fall on one curve or not"
             if pair.low > -SAME and pair.high < SAME:
                 word = "fall on one curve"
-            elif abs(pair.mean) >= SAME and not pair.low <= 0 <= pair.high:
+            elif abs(pair.mean) >= SAME and (pair.low > 0 or pair.high < 0):
                 word = "do not fall on one curve"
-            gap = f"{100 * pair.mean:+.1f} points, {100 * pair.low:+.1f} to {100 * pair.high:+.1f}"
+            gap = f"{100 * pair.mean:+.1f} points, {_interval(pair)}"
             said.append(f"on {task} {one} and {alone} {word} ({gap})")
     if not said:
         return "The map of noise was not run."

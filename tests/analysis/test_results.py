@@ -206,6 +206,10 @@ def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFra
     assert f"5m_vs_6m medium**: {ends.idxmax()} ends highest" in text
     assert "OVMSE is not told from all 13 others (so few seeds cannot tell any)" in text
     assert "SE +" in verdicts.which_part(found) and "on 2s3z medium" in verdicts.which_part(found)
+    alone = verdicts.which_part(found[found.seed == found.seed.min()])
+    assert "points of mean win rate (one seed)" in alone and "nan" not in alone
+    apart = found.assign(mean=found["mean"] + 0.3 * (found.name == "SE"))
+    assert "do not fall" not in verdicts.one_curve(apart[apart.seed == apart.seed.min()])
     start = verdicts.start_today(found)
     noisy = results.only(found, "noise").query("task == '6h_vs_8z'")
     best = noisy.groupby(["name", "epsilon_start"])["mean"].median().idxmax()
