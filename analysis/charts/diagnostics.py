@@ -62,8 +62,8 @@ def moved(table: pd.DataFrame) -> alt.TopLevelMixin:
         "the mixer" if p == "part_mixer" else f"agent {p[5:]}'s values" for p in parts.part
     ]
     parts["kind"] = np.where(parts.part == "part_mixer", "the mixer", "each agent's values")
-    parts["step"] = (parts.env_steps / 1000).round().astype(int)
-    whole = means["change"].assign(step=lambda t: (t.env_steps / 1000).round().astype(int))
+    parts["step"] = parts.env_steps / 1000
+    whole = means["change"].assign(step=lambda t: t.env_steps / 1000)
     signed = parts.groupby([*WHO, "step", parts["mean"] > 0])["mean"].sum()
     y = alt.Y("sum(mean):Q", title="change of Q_tot", scale=alt.Scale(domain=_domain(signed, 1)),
               axis=alt.Axis(tickCount=4))  # fmt: skip

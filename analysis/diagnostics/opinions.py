@@ -65,8 +65,9 @@ def opinions(runs: Runs, only: Mapping[str, Sequence[int]] | None = None) -> pd.
         fixed, (q_first, then) = steps(run), seen(run, first)
         last, (q, now) = seen(run, before)[1], seen(run, env_steps)
         some, state = fixed.some, fixed.state
+        what = fixed.avail[some], fixed.actions, state
         return {
-            **parts.measure(q_first, q, then[some], now[some], fixed.actions, state),
+            **parts.measure(q_first, q, then[some], now[some], *what),
             **distance.gaps(q, now[some], state, fixed.changes),
             **churn.measure(fixed.avail, then, last, now),
         }  # fmt: skip

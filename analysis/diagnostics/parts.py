@@ -20,23 +20,31 @@ MOST_AGENTS = 10  # 2^(N+1) mixes of every step
 
 @torch.no_grad()
 def measure(
-    before: QFunction, after: QFunction, then: Tensor, now: Tensor, actions: Tensor, state: Tensor
+    before: QFunction,
+    after: QFunction,
+    then: Tensor,
+    now: Tensor,
+    avail: Tensor,
+    actions: Tensor,
+    state: Tensor,
 ) -> dict[str, float]:
     """Means over ``M`` steps: `change` of ``Q_tot(tau, a)`` from one network to another, and what
     adds up to it, `part_1`, ..., `part_N` (each agent's ``Q_i``) and `part_mixer`, by Shapley;
-    `gain_i`, the later mixer's ``k_i``; `below_i`, ``max_a Q_i - Q_i`` of what was done.
+    `gain_i`, the later mixer's ``k_i``; `below_i`, ``max_a Q_i - Q_i`` of what was done, over the
+    available actions: 0 where an agent would do it again.
 
-    then, now: ``Q_i(tau_i, .)`` of two networks, ``[M, N, A]``; actions ``[M, N]``; state
-    ``[M, S]``. Steps at which an agent is dead count too: its value is mixed all the same.
+    then, now: ``Q_i(tau_i, .)`` of two networks, avail: bool, ``[M, N, A]``; actions ``[M, N]``;
+    state ``[M, S]``. Steps at which an agent is dead count too: its value is mixed all the same.
     """
     q_then, q_now = gather_actions(then, actions), gather_actions(now, actions)
     worth = coalitions(before, after, q_then, q_now, state)
     *agents, mixer = shapley_values(worth).tolist()
+    best = now.masked_fill(~avail, -torch.inf).amax(-1)
     return (
         {"change": float(worth[-1] - worth[0]), "part_mixer": mixer}
         | numbers("part", agents)
         | numbers("gain", gain(after, q_now, state).mean(0).tolist())
-        | numbers("below", (now.amax(-1) - q_now).mean(0).tolist())
+        | numbers("below", (best - q_now).mean(0).tolist())
     )
 
 

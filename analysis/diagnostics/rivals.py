@@ -144,7 +144,7 @@ def why(low: pd.DataFrame, found: pd.DataFrame) -> str:
                           ("speaks against", "does not")):  # fmt: skip
         some = found[found.verdict == heading].sort_values("goes", key=abs, ascending=False)
         if len(some):
-            which = "; ".join(f"{r.says[0].lower()}{r.says[1:]} ({r.goes:+.2f})"
+            which = "; ".join(f"{r.says[0].lower()}{r.says[1:]} ({r.goes:+.2f} over {r.snapshots})"
                               for r in some.itertuples())  # fmt: skip
             said.append(f"Over the snapshots, this {name}, by its correlation with wins: {which}")
     return ". ".join(said) + "."
@@ -155,8 +155,12 @@ def from_what(found: pd.DataFrame) -> str:
     some = found[found.verdict == "goes with the fall"].sort_values("goes", key=abs)
     if some.empty:
         return "No diagnostic goes with the fall in these runs."
-    says = [f"{s[0].lower()}{s[1:]}" for s in some.says[::-1]]
-    return f"What goes with the fall: {'; '.join(says)} (more below)."
+    says = [f"{r.says[0].lower()}{r.says[1:]} ({r.goes:+.2f} over {r.snapshots})"
+            for r in some[::-1].itertuples()]  # fmt: skip
+    return (
+        "What goes with the fall, by its correlation with wins over so many snapshots (more "
+        f"below): {'; '.join(says)}."
+    )
 
 
 def _one(row: pd.Series) -> str:

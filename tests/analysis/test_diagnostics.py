@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from analysis.charts import diagnostics as charts
 from analysis.charts.curves import figure1, schedules
 from analysis.charts.show import VEGALITE, mimebundle
 from analysis.diagnostics import calibration, churn, distance, forgetting, memory, parts, rivals
-from analysis.diagnostics.opinions import fixed_steps, opinions
+from analysis.diagnostics.opinions import earlier, fixed_steps, opinions
 from analysis.drift import replayed_curves
 from analysis.each import beside, worth_a_look
 from analysis.events import epsilon_at, exploring_battles
@@ -79,7 +80,8 @@ def test_shapley_is_the_mean_over_all_orders(two_networks) -> None:
         for place, part in enumerate(order):
             expected[part] += worth({*order[: place + 1]}) - worth({*order[:place]})
     expected /= math.factorial(5)
-    found = parts.measure(before, after, then, now, actions, state)
+    avail = torch.ones(now.shape, dtype=torch.bool)
+    found = parts.measure(before, after, then, now, avail, actions, state)
     assert [found[f"part_{i}"] for i in (1, 2, 3, 4)] == pytest.approx(expected[:4], abs=1e-5)
     assert found["part_mixer"] == pytest.approx(expected[4], abs=1e-5)
     moved = (after.q_tot(q_now, state) - before.q_tot(q_then, state)).mean()
@@ -97,9 +99,16 @@ def test_the_gain_is_the_slope_of_the_mixer(two_networks) -> None:
     q_agents = gather_actions(now, actions).requires_grad_(True)
     (slope,) = torch.autograd.grad(after.q_tot(q_agents, state).sum(), q_agents)
     torch.testing.assert_close(parts.gain(after, q_agents.detach(), state), slope)
-    found = parts.measure(after, after, now, now, actions, state)
+    avail = torch.ones(now.shape, dtype=torch.bool)
+    avail[::2, 3, int(actions[0, 3] + 1) % 3] = False
+    avail.scatter_(-1, actions[..., None], True)
+    found = parts.measure(after, after, now, now, avail, actions, state)
     assert found["gain_2"] == pytest.approx(float(slope[:, 1].mean()), abs=1e-6)
-    below = [float(now[m, 3].max() - now[m, 3, actions[m, 3]]) for m in range(STEPS)]
+    below = [
+        max(float(now[m, 3, a]) for a in range(3) if avail[m, 3, a])
+        - float(now[m, 3, actions[m, 3]])
+        for m in range(STEPS)
+    ]
     assert found["below_4"] == pytest.approx(np.mean(below), abs=1e-6)
 
 
@@ -194,6 +203,8 @@ def test_opinions_of_a_run_are_those_of_its_networks(climbs) -> None:
     assert rows.env_steps.tolist() == list(of.files)
     start, end = rows.iloc[0], rows.iloc[-1]
     assert (start.change, start.part_1, start.churn, start.since) == (0, 0, 0, 0)
+    # The fixed battles are this network's own, without exploration.
+    assert max(start.below_1, start.below_2) == pytest.approx(0, abs=1e-5)
     before, after = (float(q.q_tot_taken(fixed.batch)[fixed.batch.filled].mean())
                      for q in (first, last))  # fmt: skip
     assert end.change == pytest.approx(after - before, abs=1e-4)
@@ -206,6 +217,8 @@ def test_opinions_of_a_run_are_those_of_its_networks(climbs) -> None:
                 total += 1
                 same += int(then[b, t, i] == now[b, t, i])
     assert end.churn == pytest.approx(1 - same / total)
+    known = list(of.files)
+    assert [earlier(of, n) for n in known[:3]] == [(0, 0), (0, 0), (0, known[1])]
     again = opinions(climbs)
     pd.testing.assert_frame_equal(table, again)
     assert (climbs[0] / "cache/opinions.json").exists()
@@ -318,6 +331,12 @@ def test_rivals_by_hand() -> None:
     assert by["gap_1"].verdict == "goes with the fall" and by["gap_1"].snapshots == 6
     assert by["rank"].verdict == "too few snapshots"  # was not measured
     assert by["churn"].verdict == "speaks against"  # rises where wins are kept
+    signs = {r.number: r.sign for r in rivals.RIVALS}
+    assert signs == {"gap_1": 1, "astray": -1, "mixer_share": -1, "rank": 1, "churn": -1,
+                     "memory_wrong": -1}  # fmt: skip
+    said = rivals.from_what(rivals.evidence(table))
+    assert re.search(r"like those that were \(\+[01]\.\d\d over 6\)", said), said
+    assert re.search(r"that only noise leads to \(-0\.\d\d over 5\)", said), said
     # Q_tot - G is 1 in the fixed battles; where it explores 9 - 7 = 2, 9 - 6 = 3, and so on.
     assert table.astray.dropna().tolist() == [0, 1, 2, 0, 0, 7, 3]
     assert by["astray"].snapshots == 5
@@ -352,6 +371,10 @@ def test_charts_are_narrow_and_one_look(climbs) -> None:
     text = str(drawn["figure1"][VEGALITE])
     assert "λ, weight of the memory" in text and "ε, chance to explore" in text
     assert len(drawn["moved"][VEGALITE]["vconcat"]) == 2  # a panel for each algorithm
+    for csv in drawn["moved"][VEGALITE]["datasets"].values():
+        rows = pd.read_csv(io.StringIO(csv))
+        keys = [name for name in ("step", "part") if name in rows]
+        assert not rows.duplicated(keys).any() and rows.step.nunique() == table.env_steps.nunique()
     for measure, sentence in (
         (calibration.who_is_calibrated, "rank the moments"), (parts.what_moved, "mixer"),
         (distance.who_tells_apart, "one agent does something else"),
@@ -407,8 +430,11 @@ def test_verdicts() -> None:
         "speaks against", "speaks against", "too few snapshots",
     ]  # fmt: skip
     two = pd.DataFrame({"verdict": ["goes with the fall"] * 2, "says": ["A b", "C d"]})
-    answer = rivals.from_what(two.assign(goes=[0.6, -0.9]))
-    assert answer == "What goes with the fall: c d; a b (more below)."
+    answer = rivals.from_what(two.assign(goes=[0.6, -0.9], snapshots=[8, 20]))
+    assert answer == (
+        "What goes with the fall, by its correlation with wins over so many snapshots (more "
+        "below): c d (-0.90 over 20); a b (+0.60 over 8)."
+    )
 
 
 def test_a_second_memory_is_part_of_the_sentence() -> None:

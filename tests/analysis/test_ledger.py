@@ -111,6 +111,8 @@ def test_its_columns_are_what_their_names_say(folder: Path) -> None:
     taken = q.q_values(batch)[0, :-1].gather(-1, batch.actions[0].unsqueeze(-1)).squeeze(-1)
     off = target[0] - q.q_tot(taken, batch.state[0, :-1])
     assert got.too_low["all"] == pytest.approx(float(off.detach().mean()), abs=1e-5)
+    mask = somebody_explored(*batched([battles[one]])[1:])[0]
+    assert got.too_low["explored"] == pytest.approx(float(off.detach()[mask].mean()), abs=1e-5)
     (off**2).mean().backward()
     fixed = FixedBattles(of.fixed, of.config.gamma)
     towards = fixed_gradient(of.network(AT).requires_grad_(True), fixed.batch)

@@ -11,7 +11,7 @@ import torch
 from exploring import climb_run
 
 from analysis.battles import record
-from analysis.prices import WINDOW, _error, _groups, _range, contamination, costs
+from analysis.prices import WINDOW, _error, _groups, _range, by_number, contamination, costs
 from analysis.snapshots import Snapshots
 from ovmse.episodes import Episode, ExplorationRecord
 from ovmse.method.networks import QFunction
@@ -144,3 +144,10 @@ def test_a_standard_error_has_battles_as_clusters() -> None:
     plain = values.std(ddof=1) / np.sqrt(50)
     assert _error(once) == pytest.approx(plain)
     assert _error(often) == pytest.approx(plain)
+
+
+def test_quartiles_of_the_cost_by_number() -> None:
+    paid = pd.DataFrame({"battle": 0, "step": range(5), "at_once": 1, "cost": [1.0, 2, 3, 4, 9],
+                          "all": [1.0, 2, 3, 4, 9]})  # fmt: skip
+    (row,) = by_number(paid).itertuples()
+    assert (row.low, row.cost, row.high, row.together) == (2, 3, 4, 3.8)

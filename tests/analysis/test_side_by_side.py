@@ -52,7 +52,18 @@ def test_the_comparison_against_battles_recorded_again(of: Snapshots, monkeypatc
     at = of.nearest(10**9)
     table = side_by_side.compare(of, at, 0.3, battles=30, seed=2)
     for row in table.itertuples():
-        battles = [b.episode for b in record(of.run, at, row.exploration, row.epsilon, 30, 2)]
+        recorded = record(of.run, at, row.exploration, row.epsilon, 30, 2)
+        battles = [b.episode for b in recorded]
+        strayed = [(e.actions != e.exploration.greedy).sum() for e in battles]
+        assert row.off_greedy == pytest.approx(sum(strayed) / row.steps)
+        costs = prices.costs(of.network(at), recorded)
+        if len(costs):
+            assert row.cost == pytest.approx(costs.cost.mean())
+            once = {(e.battle, e.step): e.all for e in costs.itertuples()}
+            assert row.given_up == pytest.approx(sum(once.values()) / row.steps)
+        for name, labels in (("joint", exploration.joint_actions(recorded)),
+                             ("states", exploration.coarse_states(recorded))):  # fmt: skip
+            assert getattr(row, name) == pytest.approx(exploration.distinct(labels, 50))
         at_once = np.concatenate([e.exploration.explored.sum(1) for e in battles])
         assert row.explorers == pytest.approx(at_once.mean())
         assert row.several == pytest.approx((at_once > 1).mean())
