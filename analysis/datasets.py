@@ -22,6 +22,7 @@ from ovmse.envs.base import EnvSpec
 from ovmse.episodes import Episode
 from ovmse.errors import UserError
 from ovmse.runs.files import PROJECT
+from ovmse.runs.reading import read_config
 
 DRAWS = 1_000  # steps among which different joint actions and states are counted
 SOME = 300  # battles of a file whose states are decoded
@@ -193,8 +194,9 @@ def outside(one: Looked, policy: Sequence[Episode]) -> pd.DataFrame:
 def policy_battles(one: Looked, run: str = "") -> list[Episode]:
     """The battles of the policy that a run's pre-training left, recorded before its online phase.
 
-    No run named means one that ships, of the dataset's task; empty where none does: what ships
-    was played on SMAX. Raises UserError where the run is of another task than the dataset.
+    No run named means one that ships and learned from this very dataset; empty where none did.
+    Raises UserError where a named one is of another task, or learned from another dataset: the
+    regime is that of a policy and its own data.
     """
     task, backend = (str(one.data.attrs.get(name, "")) for name in ("task", "backend"))
     if not run and (backend != "smax" or not (SHIPPED / task / "pretrain").is_dir()):
@@ -202,6 +204,12 @@ def policy_battles(one: Looked, run: str = "") -> list[Episode]:
     of = Snapshots(runs_given(run or str(SHIPPED / task))[0])
     if (of.spec.state_size, of.spec.n_agents) != (one.data.state_size, one.data.n_agents):
         raise UserError(f"pretrained: the run is of {of.config.task}, {one.name} is not")
+    if read_config(of.run).get("dataset_sha256") != one.data.checksum:
+        if not run:
+            return []
+        raise UserError(
+            f"pretrained: the run learned from {of.config.dataset}, and not from this {one.name}"
+        )
     return of.fixed
 
 

@@ -52,10 +52,20 @@ def parameters(namespace: dict[str, Any], known: Iterable[str]) -> dict[str, Any
 
 def parameters_in(source: str, known: Iterable[str]) -> dict[str, Any]:
     """The parameters that a cell which was not run says; raises UserError like `parameters`."""
-    scope: dict[str, Any] = {}
-    names = _assigned(source, list(known))
-    exec(source, scope)  # a person's own cell, to be run
-    return from_project({name: scope[name] for name in names})
+    _assigned(source, list(known))
+    given: dict[str, Any] = {}
+    for line in ast.parse(source).body:
+        assert isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None
+        try:
+            value = ast.literal_eval(line.value)  # nothing that is half typed runs
+        except ValueError:
+            what = ast.unparse(line.value)
+            raise UserError(
+                f"the cell of the parameters: {what} is no value; is it a name without quotes?"
+            ) from None
+        targets = line.targets if isinstance(line, ast.Assign) else [line.target]
+        given |= {target.id: value for target in targets if isinstance(target, ast.Name)}
+    return from_project(given)
 
 
 def training_given(given: dict[str, Any]) -> tuple[Config, Path]:

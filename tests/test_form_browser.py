@@ -84,6 +84,8 @@ def test_a_training_is_written_started_found_again_and_stopped(
     form = Form(notebook)
     form.says("of memory")
     form.node.get_by_label("algorithm").select_option("qmix")
+    form.node.get_by_label("seed").fill("")
+    form.node.get_by_label("seed").blur()
     form.node.get_by_label("seed").fill("3")
     form.node.get_by_label("seed").blur()
     wait_for(lambda: "\nseed: int = 3  # one seed" in form.source(), "the cell is written")

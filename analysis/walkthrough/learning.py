@@ -16,7 +16,7 @@ import numpy as np
 from analysis.walkthrough.game import BEST, BOLD, GAMMA, LEDGES, STEP, game, play
 from ovmse.envs.climb import EPISODE_LIMIT, STATES
 from ovmse.errors import UserError
-from ovmse.method.algorithms import Algorithm
+from ovmse.method.algorithms import EXPLORATIONS, Algorithm
 from ovmse.method.exploration import draw_explorers
 from ovmse.method.schedules import linear_decay
 
@@ -166,6 +166,8 @@ def refuse(row: Algorithm) -> None:
         ("target", ("td", "ovm")),
         ("cql_form", ("macql",)),
         ("policy_warmup", (False,)),
+        ("exploration", EXPLORATIONS),
+        ("online_cql", (True, False, None)),
     ):
         if (value := getattr(row, name)) not in allowed:
             raise UserError(

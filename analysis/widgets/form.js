@@ -2,7 +2,7 @@
 // found through JupyterLab's own application, which `make lab` lets pages see.
 // The last line that assigns a name counts, as in Python.
 function assigned(source, name) {
-  const lines = new RegExp(`^(${name}\\s*(?::[^=\\n]*)?=\\s*)("[^"\\n]*"|'[^'\\n]*'|[^\\s#]+)`, "gm");
+  const lines = new RegExp(`^(${name}[ \\t]*(?::[^=\\n]*)?=[ \\t]*)("[^"\\n]*"|'[^'\\n]*'|[^\\s#]+)`, "gm");
   return [...source.matchAll(lines)].at(-1);
 }
 
@@ -23,7 +23,7 @@ function render({ model, el }) {
   const row = add("div", el, { style: "display:flex;flex-wrap:wrap;gap:.4rem 1.2rem;align-items:end" });
   for (const [name, values] of Object.entries(model.get("choices"))) {
     const label = add("label", row, { textContent: name, style: "display:grid" });
-    fields[name] = add(values.length ? "select" : "input", label, values.length ? {} : { type: "number", min: 0, style: "width:6em" });
+    fields[name] = add(values.length ? "select" : "input", label, values.length ? {} : { type: "number", min: 0, step: 1, style: "width:6em" });
     for (const value of values) add("option", fields[name], { value, textContent: value });
     fields[name].addEventListener("change", () => write(name));
   }
@@ -53,6 +53,7 @@ function render({ model, el }) {
   }
   function write(name) {
     if (!cell) return show();
+    if (!fields[name].checkValidity() || fields[name].value === "") return;
     const source = cell.source, found = assigned(source, name);
     if (!found) return cell.setSource(`${source}\n${name} = ${text(name)}`);
     const at = found.index + found[1].length;

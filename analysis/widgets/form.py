@@ -7,6 +7,8 @@ reload of the page the form, run again, finds it. It ends with the kernel, and S
 from __future__ import annotations
 
 import json
+import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -42,8 +44,13 @@ CHOICES: dict[str, list[str]] = {
 }
 # From the runs most like it to those that tell least.
 ALIKE = (("preset", "task", "algorithm"), ("preset", "task"), ("preset",))
+# Interrupting a cell signals every process of the kernel's group: this one is not meant.
+DEAF = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    "from ovmse.cli.app import app; app(prog_name='ovmse')"
+)
 RULE = {"tiny": "A minute", "quick": "Some minutes", "paper": "Hours"}
-MEMORY = "1.2 GB"  # of a run on SMAX, as measured
+GB = 1.2  # of memory, of a run on SMAX, as measured; a game of StarCraft II takes one more
 
 
 class Training:
@@ -53,7 +60,8 @@ class Training:
         self.config, self.run = training_given(given)
         settings = {n: v for n, v in given.items() if n != "run_dir" and v is not None}
         words = [f"{n}={v if isinstance(v, str) else json.dumps(v)}" for n, v in settings.items()]
-        command = [sys.executable, "-m", "ovmse.cli", "train", str(self.run), "--json", *words]
+        command = [sys.executable, "-c", DEAF, "train", str(self.run), "--json", *words]
+        self.stopped = False
         self.process = subprocess.Popen(
             command, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -64,15 +72,20 @@ class Training:
         for line in self.process.stdout:
             yield Progress(**json.loads(line))
         said = self.process.stderr.read().strip().splitlines()
-        if code := self.process.wait():
-            stopped = code < 0 or not said
+        code = self.process.wait()
+        if self.stopped:
+            raise UserError("stopped; Start continues it")
+        if code < 0:
             raise UserError(
-                "stopped; Start continues it" if stopped else said[-1].removeprefix("ovmse: ")
+                f"its process was killed ({signal.Signals(-code).name}), perhaps for want of "
+                "memory; Start continues it"
             )
+        if code:
+            raise UserError(said[-1].removeprefix("ovmse: ") if said else f"it ended with {code}")
 
     def stop(self) -> None:
-        """Ends it at once; what it measured is kept. (Started from some shells, a process is deaf
-        to SIGINT.)"""
+        """Ends it at once; what it measured is kept."""
+        self.stopped = True
         self.process.terminate()
 
 
@@ -133,10 +146,12 @@ class _Desk:
                     self.form.said = f"{name}: {event.note}"
                 live.update(replace(event, note=""))
             self.form.said = f"{trained(curves([training.run]))} The cells below show more."
-        except UserError as error:
+        except Exception as error:  # whatever it is, a person has to see it and to go on
             self.form.said = f"{name}: {error}."
-        self.form.busy, self.box.children = False, (self.form,)
-        live.close()
+        finally:
+            training.process.kill()
+            self.form.busy, self.box.children = False, (self.form,)
+            live.close()
 
 
 _desk: _Desk | None = None  # of this kernel: a page that was loaded anew finds it again
@@ -162,24 +177,33 @@ def durations(folders: Iterable[Path]) -> list[dict[str, Any]]:
             for run in find_runs(folder):
                 with suppress(RunError, ValueError, KeyError):
                     spent = {row["phase"]: row["wall_s"] for row in read_metrics(run)}
-                    if "online" in spent and (run / "result.json").exists():
-                        found.append(read_config(run) | {"spent": spent})
+                    settings = read_config(run)
+                    whole = "online" in spent and (run / "result.json").exists()
+                    if whole and settings["online_steps"] and settings["offline_updates"]:
+                        found.append(settings | {"spent": spent})
     return found
 
 
 def cost(config: Config, known: list[dict[str, Any]]) -> str:
     """What a run with these settings will take, from the finished runs most like it."""
-    memory = f"It needs about {MEMORY} of memory."
+    games = config.num_envs if config.backend == "smac" else 0
+    memory = f"It needs about {GB + games:.1f} GB of memory."
+    known = [one for one in known if one.get("backend") == config.backend]
     for names in ALIKE:
         values = [getattr(config, name) for name in names]
-        alike = [one["spent"] for one in known if [one.get(name) for name in names] == values]
+        alike = [one for one in known if [one.get(name) for name in names] == values]
         if alike:
-            online = sum(spent["online"] for spent in alike) / len(alike)
+            online = statistics.fmean(one["spent"]["online"] / one["online_steps"] for one in alike)
+            said = f"About {_time(online * config.online_steps)} of online training"
+            before = [one for one in alike if one["spent"].get("offline")]
+            if before and ALGORITHMS[config.algorithm].pretrained:
+                offline = statistics.fmean(
+                    one["spent"]["offline"] / one["offline_updates"] for one in before
+                )
+                said += f", after {_time(offline * config.offline_updates)} of pre-training unless "
+                said += "a run of its folder has done it"
             runs = "run" if len(alike) == 1 else f"{len(alike)} runs"
-            return (
-                f"About {_time(online)} of online training, as the finished {runs} of "
-                f"{', '.join(values)} took. {memory}"
-            )
+            return f"{said}: by the finished {runs} of {', '.join(values)}. {memory}"
     return f"{RULE[config.preset]} as a rule; no finished run tells more. {memory}"
 
 

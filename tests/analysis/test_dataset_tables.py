@@ -163,3 +163,12 @@ def test_the_policy_is_of_the_dataset_s_task(looked: list[tables.Looked]) -> Non
     assert "no pre-trained policy" in tables.answer(looked, [])
     with pytest.raises(UserError, match="pretrained: the run is of 2s3z, 1 is not"):
         tables.policy_battles(looked[0], "data/runs/2s3z")
+
+
+def test_a_policy_is_compared_with_its_own_data_alone() -> None:
+    (own,) = tables.look(["2s3z_medium"])
+    (other,) = tables.look(["2s3z_medium_replay"])
+    assert len(tables.policy_battles(own)) == 32
+    assert tables.policy_battles(other) == []  # what ships learned from medium
+    with pytest.raises(UserError, match="learned from medium, and not from this 2s3z_medium_rep"):
+        tables.policy_battles(other, "data/runs/2s3z")

@@ -63,6 +63,8 @@ HINTS = [
     (3, 0.8, "That is λ = 1"),
     (3, 1, "only draws above the memory count"),
     (3, 2, "less than half"),
+    (3, 0.41, "Set both sliders"),
+    (3, 0.39, "Set both sliders"),
     (4, 0, "That is ε-greedy"),
     (4, 5, "that *can* be played"),
     (4, 8, "to either side"),
@@ -71,6 +73,9 @@ HINTS = [
     (5, "ovmse", "an algorithm is a row"),
     (5, replace(ALGORITHMS["ovmse"], label="Mine"), "that is OVMSE by another name"),
     (5, Algorithm(label="Mine", target="action_proposal", online_cql=True), "target: got"),
+    (5, Algorithm(label="Mine", target="ovm", exploration="one_at_a_time"), "exploration: got"),
+    (5, Algorithm(label="Mine", target="ovm", online_cql="yes"), "online_cql: got 'yes'"),  # type: ignore[arg-type]
+    (5, replace(ALGORITHMS["ovmse"], label="Mine", online_cql=False), "OVMSE by another name"),
     (5, Algorithm(label="SE", target="ovm", exploration="sequential_centralised"), "is taken"),
     (6, "OVMSE", "How many explore at once in MACQL with SE?"),
     (6, ["SE", "MACQL with SE", "OVMSE"], "How many explore at once in OVMSE without CQL?"),
