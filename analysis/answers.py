@@ -126,6 +126,20 @@ def moved_by(means: pd.DataFrame) -> str:
     )
 
 
+def unlearned(table: pd.DataFrame) -> str:
+    """How many of the teams on the game that begin perfect lose most of it on the way, without a
+    number that a reader is asked to foretell; the table as from `walkthrough.grids.watch`."""
+    each = table.sort_values("steps").groupby("name")["return"]
+    began, lowest = each.first(), each.min()
+    perfect = began[began > 0.99 * began.max()].index
+    lost = (lowest[perfect] < began[perfect] / 2).sum()
+    return (
+        f"Of the {len(perfect)} teams that offline training made perfect on the game below, {lost} "
+        "lose more than half of what they earned once they explore online; one explorer at a time "
+        "softens that, a memory delays it, and both together prevent most of it."
+    )
+
+
 def walked(table: pd.DataFrame) -> str:
     """What the online steps do to teams on the game, by algorithm; the table as from
     `walkthrough.grids.watch`."""
@@ -135,8 +149,6 @@ def walked(table: pd.DataFrame) -> str:
         first, low, last = (f"{r:.0f}" for r in (returns.iloc[0], returns.min(), returns.iloc[-1]))
         parts.append(f"{name} {first} → {low} → {last}".replace("-", "−"))
     return (
-        "A team that offline training made perfect unlearns within its first online battles if all "
-        "explore at once and nothing holds the old values; one explorer at a time softens that, a "
-        "memory delays it, and both together prevent most of it. On the game below, mean return "
-        f"before, at its lowest and after {table.steps.max()} online steps: {'; '.join(parts)}."
+        f"Mean return before, at its lowest and after {table.steps.max()} online steps: "
+        f"{'; '.join(parts)}."
     )

@@ -232,7 +232,8 @@ def made(notebook: nbformat.NotebookNode, source: Path | None = None) -> str:
     if spent := notebook.metadata.get("papermill", {}).get("duration"):
         text += f"; the notebook ran for {spent:.0f} s"
     elif source and (stored := _git("log", "-1", "--format=%h of %cs", "--", str(source))):
-        text += f"; its outputs were stored in commit {stored}"
+        what = "outputs were stored in" if source.suffix == ".ipynb" else "text is of"
+        text += f"; its {what} commit {stored}"
     return text
 
 

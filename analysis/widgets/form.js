@@ -36,7 +36,7 @@ function render({ model, el }) {
 
   const text = (name) => (fields[name].type === "number" ? fields[name].value : JSON.stringify(fields[name].value));
   function show() {
-    const off = cell ? "" : ` Put into the cell below: ${Object.keys(fields).map((n) => `${n} = ${text(n)}`).join("; ")}.`;
+    const off = cell ? "" : ` This page does not let the form write or start (make lab does). Put into the cell below: ${Object.keys(fields).map((n) => `${n} = ${text(n)}`).join("; ")}.`;
     said.textContent = model.get("said") + off;
     start.disabled = !cell || model.get("busy");
     stop.disabled = !model.get("busy");

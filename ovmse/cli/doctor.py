@@ -155,30 +155,43 @@ def _datasets(until: float) -> Iterator[Finding]:
         todo = "ovmse data make --task 2s3z --quality medium, or set OVMSE_DATA"
         yield Finding("datasets", WRONG, f"{DATA_DIR} holds none", todo)
     there = [path for path in files if path.is_file()]
+    there += filter(is_vault, DATA_DIR.glob("*/*.vlt/*"))
     for path in set(files) - set(there):  # a link to a disk that is not there, say
         todo = "bring its disk back, or remove the name"
         yield Finding(str(path.relative_to(DATA_DIR)), WRONG, "is no file", todo)
-    for path in sorted(there, key=lambda path: path.stat().st_size):
+    for path in sorted(there, key=_size):
         card = path.with_suffix(".md")
         said = card.read_text(errors="replace") if card.is_file() else ""
-        size = f"{path.stat().st_size / 1e6:.1f} MB"
+        size = f"{_size(path) / 1e6:.1f} MB"
         name = str(path.relative_to(DATA_DIR))
         if "SHA-256" not in said:
             yield Finding(name, NOTE, f"{size}, no card", f"ovmse data card {path}")
         elif (total := _sum(path, until)) is None:
-            todo = f"to compare its sum: sha256sum {path}, and {card.name}"
+            how = "sha256sum" if path.is_file() else "ovmse data card"
+            todo = f"to compare its sum: {how} {path}, and {card.name}"
             yield Finding(name, NOTE, f"{size}, too much to sum within its time", todo)
         elif total in said:
             yield Finding(name, OK, f"{size}, as its card says")
         else:
             yield Finding(name, WRONG, f"{size}, not what its card says", "get or make it anew")
-    for path in filter(is_vault, sorted(DATA_DIR.glob("*/*.vlt/*"))):
-        found = "a vault (what is damaged says so when it is read)"
-        yield Finding(str(path.relative_to(DATA_DIR)), OK, found)
+
+
+def _files(path: Path) -> list[Path]:
+    """A file itself, or all of a vault."""
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in _files(path))
 
 
 def _sum(path: Path, until: float) -> str | None:
-    """SHA-256 of a file, or None where that takes too long: public datasets are some GB."""
+    """SHA-256 of a file or, as cards have it, of a vault's files in order; None where that takes
+    too long: public datasets are some GB."""
+    if path.is_dir():
+        sums = {file.relative_to(path).as_posix(): _sum(file, until) for file in _files(path)}
+        listed = "\n".join(f"{name} {total}" for name, total in sums.items())
+        return None if None in sums.values() else hashlib.sha256(listed.encode()).hexdigest()
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):

@@ -10,6 +10,7 @@ import math
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from analysis.answers import or_why_not
 from analysis.battles import record_with
-from analysis.branches import spread_points
+from analysis.branches import Point, spread_points
 from analysis.charts import diagnostics as charts
 from analysis.charts.curves import figure1, schedules
 from analysis.charts.show import VEGALITE, mimebundle
@@ -270,6 +271,14 @@ def test_calibration_at_home_and_where_it_explores(climbs) -> None:
     assert home.remembered_error[1] == pytest.approx(np.mean(said) - home.g[1], abs=1e-4)
     thirds = home[["remembered_error_1", "remembered_error_2", "remembered_error_3"]]
     assert (thirds.min(axis=1) <= home.remembered_error).all()
+    # Away, the action asked about is the snapshot's own choice, not what noise took.
+    q, asked = of.network(0), []
+    for p in spread_points(exploring_battles(of, 0), 12, 0):
+        batch = EpisodeBatch.from_episodes([p.battle.episode])
+        values = q.q_values(batch)[0, p.step]
+        best = values.masked_fill(~batch.avail_actions[0, p.step], -torch.inf).amax(-1)
+        asked.append(float(q.q_tot(best[None], batch.state[:, p.step])))
+    assert away.q_exploring[0] == pytest.approx(np.mean(asked), abs=1e-4)
     battles = exploring_battles(of, 0)
     explored = np.concatenate([b.episode.exploration.explored for b in battles])
     assert explored.mean() == pytest.approx(float(epsilon_at(of.config, 0)) / 2, abs=0.15)
@@ -278,6 +287,31 @@ def test_calibration_at_home_and_where_it_explores(climbs) -> None:
 def test_thirds_by_hand() -> None:
     found = calibration.by_thirds("x", np.array([1.0, 2, 6]), [0, 0, 2])
     assert found == pytest.approx({"x": 3, "x_1": 1.5, "x_2": np.nan, "x_3": 6}, nan_ok=True)
+    battle = SimpleNamespace(episode=SimpleNamespace(length=4))
+    thirds = [calibration.third(Point(battle, step)) for step in range(4)]  # type: ignore[arg-type]
+    assert thirds == [0, 0, 1, 2]
+
+
+def test_sentences_and_thirds_by_hand() -> None:
+    table = _story(
+        bias=[0.1, 0.2, 0.3, 0.4, 0.1, 0, 0, -0.25], rank=[0.8, 0.7, 0.5, 0.6, 0.8, 0.9, 0.9, 0.9],
+        change=[0, 0.1, 0.2, 0.5, 0, -1, -1, -2], part_mixer=[0, 0, 0, 0.2, 0, 0, 0, -1.5],
+        **{f"{name}_{n}": [n / 10] * 8 for name in ("binds", "lift", "remembered_error")
+           for n in (1, 2, 3)},
+    )  # fmt: skip
+    assert calibration.who_is_calibrated(table) == (
+        "The pre-trained values are +10 % off on average and rank the moments with 0.80. At the "
+        "end OVMSE over-estimates by 40 % of the mean return (rank 0.60, lowest asked 0.50); SE "
+        "under-estimates by 25 % of the mean return (rank 0.90, lowest asked 0.80)."
+    )
+    assert parts.what_moved(table) == (
+        "Since the start `Q_tot` of the fixed battles has moved by: OVMSE +0.50 (agents +0.30, "
+        "mixer +0.20); SE -2.00 (agents -0.50, mixer -1.50)."
+    )
+    thirds = memory.over_the_battle(table)
+    assert thirds.third.tolist() == ["first third", "middle third", "last third"]
+    for name in ("binds", "lift", "remembered_error"):
+        assert thirds[name].tolist() == pytest.approx([0.1, 0.2, 0.3])
 
 
 def test_what_ships_in_half_precision_and_without_a_memory(climbs, tmp_path) -> None:

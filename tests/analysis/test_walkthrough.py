@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import vl_convert
 
-from analysis.answers import walked
+from analysis.answers import unlearned, walked
 from analysis.charts import walkthrough as charts
 from analysis.charts.show import VEGALITE, VL_VERSION, mimebundle
 from analysis.walkthrough import chances, grids
@@ -177,6 +177,11 @@ def test_a_row_that_the_tables_do_not_hold_is_refused_in_a_sentence() -> None:
 def test_what_the_notebook_says_of_the_algorithms_holds() -> None:
     last = watched().query("steps == 600").set_index("name")["return"]
     assert walked(watched()).count("20 → ") == 4
+    ways = [rows.sort_values("steps")["return"].tolist() for _, rows in watched().groupby("name")]
+    perfect = [way for way in ways if way[0] > 19.8]
+    lost = sum(min(way) < way[0] / 2 for way in perfect)
+    assert f"Of the {len(perfect)} teams" in unlearned(watched())
+    assert f"below, {lost} lose more than half" in unlearned(watched()) and 0 < lost < len(perfect)
     assert last["OVMSE"] > last["OVM"] > last["Switch CQL"] and last["OVMSE"] > last["SE"] > 12
     at_the_end = table("memories").query("steps == 600")
     memory = at_the_end.set_index(["offline", "memory", "epsilon"])["return"]

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from ovmse.cli import doctor
 from ovmse.cli.app import app
+from ovmse.datasets.dataset import file_checksum
 
 
 @pytest.fixture
@@ -63,6 +64,20 @@ def test_a_damaged_dataset_a_full_disk_and_a_folder_that_is_none(
     assert all(f.todo for f in seen.values() if f.state == doctor.WRONG)
 
 
+def test_a_vault_is_compared_with_its_card(
+    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "DATA_DIR", tmp_path)
+    vault = tmp_path / "smac" / "3m.vlt" / "Good"
+    (vault / "d").mkdir(parents=True)
+    (vault / "manifest.ocdbt").write_bytes(b"1")
+    (vault / "d" / "part").write_bytes(b"22")
+    vault.with_suffix(".md").write_text(f"| SHA-256 | `{file_checksum(vault)}` |")
+    assert found()["smac/3m.vlt/Good"].state == doctor.OK
+    (vault / "d" / "part").write_bytes(b"23")
+    assert found()["smac/3m.vlt/Good"].state == doctor.WRONG
+
+
 def test_what_takes_too_long_to_sum_and_what_has_no_card_is_a_note(
     quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,7 +93,7 @@ def test_what_takes_too_long_to_sum_and_what_has_no_card_is_a_note(
     seen = found()
     assert seen["big.h5"].state == seen["smac/2s3z_medium.h5"].state == doctor.NOTE
     assert "too much to sum" in seen["big.h5"].found and "sha256sum" in seen["big.h5"].todo
-    assert seen["smac/3m.vlt/Good"].state == doctor.OK
+    assert seen["smac/3m.vlt/Good"].state == doctor.NOTE  # no card
     done = CliRunner().invoke(app, seen["smac/2s3z_medium.h5"].todo.split()[1:])
     assert done.exit_code == 0, done.output
     monkeypatch.undo()

@@ -73,6 +73,20 @@ def test_a_planted_defect_is_found_and_no_other(defect: str, tmp_path: Path) -> 
     assert warning.startswith(defect)
 
 
+@pytest.mark.parametrize("name", ["Too few battles", "Duplicates", ""])
+def test_a_vault_is_audited_alike(name: str, tmp_path: Path) -> None:
+    """Who won stands in no vault, and that is no defect."""
+    pytest.importorskip("tensorstore", reason="vaults are an extra: tensorstore")
+    from ovmse.datasets.vault_writing import write_vault
+
+    battles = PLANTED[name] if name else clean()
+    spec = replace(SPEC, task="3m", backend="smac", episode_limit=60)
+    of = load_dataset(write_dataset(tmp_path / "3m_x.h5", battles, spec, {}))
+    found = audit(load_dataset(write_vault(tmp_path / "3m.vlt" / "X", of, {}))).warnings
+    assert [w for w in found if w.startswith(name or "?")] == found[: bool(name)]
+    assert len(found) == bool(name), found
+
+
 def test_nothing_is_invented_on_a_clean_file(tmp_path: Path) -> None:
     assert audited(tmp_path, clean()).warnings == []
 
