@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import nbformat
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +44,15 @@ def executable() -> str | None:
     """Chromium or Chrome as installed on this machine, or None."""
     places = [shutil.which(name) for name in NAMES] + list(PLACES)
     return next((p for p in places if p and Path(p).exists()), None)
+
+
+# Of a file of tests that open pages.
+MARKS = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(executable() is None, reason="install Chromium (apt-get install chromium)"),
+]
 
 
 class Browser:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ import torch
 from ovmse.envs import VectorEnv, make_env
 
 if TYPE_CHECKING:
+    from browser import Browser, Lab
     from starcraft import Double
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,3 +80,21 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sweeps import climb_grid
 
     return climb_grid(tmp_path_factory.mktemp("grid"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for the tests of a file."""
+    from browser import open_browser
+
+    with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One JupyterLab for the tests of a file."""
+    from browser import Lab
+
+    with closing(Lab(tmp_path_factory.mktemp("lab"))) as server:
+        yield server

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import sweeps
-from browser import Lab, executable, open_browser, pixels, wait_for, write_notebook
+from browser import MARKS, pixels, wait_for, write_notebook
 from fake_runs import STORY, write_runs
 
 from analysis.charts.curves import figure1
@@ -15,12 +15,7 @@ from analysis.charts.theme import STYLES
 from analysis.report import write_report
 from analysis.tables import curves
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.timeout(240),
-    pytest.mark.skipif(executable() is None, reason="install Chromium (apt-get install chromium)"),
-]
+pytestmark = MARKS
 COLOURS = {name: STYLES[name].colour for name in STORY}
 SHOW = """
 from analysis.charts.curves import figure1
@@ -53,12 +48,6 @@ state = follow_sweep(sweep(plan(load_grid({grid!r}), {runs!r}), workers=1), "Thr
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     return write_runs(tmp_path_factory.mktemp("runs"))
 
@@ -66,13 +55,6 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bundle(runs):
     return mimebundle(figure1(curves(runs)))
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    lab = Lab(tmp_path_factory.mktemp("lab"))
-    yield lab
-    lab.close()
 
 
 def drawn(locator) -> bytes:

@@ -5,33 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import nbformat
-import pytest
-from browser import Lab, Notebook, executable, open_browser, wait_for
+from browser import MARKS, Notebook, wait_for
 from conftest import ROOT
 from papermill.iorw import load_notebook_node
 
 from ovmse.runs.listing import list_runs
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.timeout(240),
-    pytest.mark.skipif(executable() is None, reason="install Chromium (apt-get install chromium)"),
-]
+pytestmark = MARKS
 FORM, CELL = 1, 2  # where they stand in the notebook
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    lab = Lab(tmp_path_factory.mktemp("lab"))
-    yield lab
-    lab.close()
 
 
 class Form:

@@ -9,7 +9,7 @@ from typing import Any
 import nbformat
 import pandas as pd
 import pytest
-from browser import Lab, executable, open_browser, wait_for, write_notebook
+from browser import MARKS, wait_for, write_notebook
 from conftest import ROOT
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
@@ -20,25 +20,7 @@ from analysis.moments import Moments, valued
 from analysis.report import write_report
 from analysis.snapshots import Snapshots
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.timeout(240),
-    pytest.mark.skipif(executable() is None, reason="install Chromium (apt-get install chromium)"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    lab = Lab(tmp_path_factory.mktemp("lab"))
-    yield lab
-    lab.close()
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")

@@ -8,27 +8,16 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from axe_playwright_python.base import AXE_FILE_PATH
-from browser import Browser, executable, open_browser, wait_for
+from browser import MARKS, Browser, wait_for
 from conftest import ROOT
 
 from analysis.report import write_study
 from analysis.report.findings import findings
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.timeout(240),
-    pytest.mark.skipif(executable() is None, reason="install Chromium (apt-get install chromium)"),
-]
+pytestmark = MARKS
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAGES = ["index", *(path.stem for path in NOTEBOOKS)]
 AXE = Path(AXE_FILE_PATH).read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -28,11 +28,13 @@ from analysis.charts.theme import label
 from analysis.notebook import OWN, SHIPPED, TRAINING, parameters_in, training_given
 from analysis.tables import curves
 from analysis.widgets.live import Live, has_front_end
+from analysis.widgets.picker import place
 from ovmse.config import PRESETS, TASKS, Config
 from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS
 from ovmse.runs.files import PROJECT, RUNS
 from ovmse.runs.reading import RunError, find_runs, read_config, read_metrics
+from ovmse.sweep.estimate import ALIKE
 from ovmse.training.phase import Progress
 
 CHOICES: dict[str, list[str]] = {
@@ -42,8 +44,6 @@ CHOICES: dict[str, list[str]] = {
     "preset": list(PRESETS),
     "seed": [],  # any whole number
 }
-# From the runs most like it to those that tell least.
-ALIKE = (("preset", "task", "algorithm"), ("preset", "task"), ("preset",))
 # Interrupting a cell signals every process of the kernel's group: this one is not meant.
 DEAF = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
@@ -138,7 +138,7 @@ class _Desk:
         config = training.config
         name = f"{label(config.algorithm)} on {config.task}, seed {config.seed}"
         live = Live(name, config.algorithm)
-        self.form.said = f"{name} trains in {_short(training.run)}."
+        self.form.said = f"{name} trains in {place(training.run)}."
         self.box.children = (self.form, live.widget)
         try:
             for event in training.events():
@@ -211,7 +211,3 @@ def _time(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
-
-
-def _short(path: Path) -> str:
-    return str(path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path)

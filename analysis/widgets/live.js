@@ -42,7 +42,6 @@ function panel(pen, { left, top, width, height, title, right, low, high, unit, p
   const kilo = right >= 1000;
   pen.textAlign = "center";
   for (const v of ticks(0, right)) pen.fillText(String(+(kilo ? v / 1000 : v).toPrecision(6)), x(v), top + height + 18);
-  pen.fillStyle = INK;
   pen.fillText(kilo ? `${unit} (thousands)` : unit, left + width / 2, top + height + 38);
   if (reference !== null) {
     pen.strokeStyle = QUIET;
@@ -54,7 +53,6 @@ function panel(pen, { left, top, width, height, title, right, low, high, unit, p
     pen.stroke();
     pen.setLineDash([]);
     pen.textAlign = "right";
-    pen.fillStyle = INK;
     pen.fillText("Monte-Carlo return", left + width, y(reference) + 17);
   }
   pen.strokeStyle = pen.fillStyle = colour;
@@ -86,7 +84,6 @@ function draw(model, canvas, room) {
   pen.fillStyle = INK;
   pen.font = `bold 16px ${FONT}`;
   pen.fillText(model.get("title"), 8, 20);
-  pen.fillStyle = INK;
   pen.font = `14px ${FONT}`;
   pen.fillText(status(model), 8, 42);
   const share = Math.min(model.get("done") / model.get("total"), 1);

@@ -51,7 +51,7 @@ def pick_runs(*folders: str | Path, one: bool = False) -> None:
     head, line = HTML(f'{LOOK}<pre class="runs">{heading}</pre>'), HTML()
 
     def say(_: object = None) -> None:
-        places = [_place(run.path) for run in choice.value]
+        places = [place(run.path) for run in choice.value]
         given = repr(places[0] if len(places) == 1 else places)
         line.value = f"Put into the parameters cell: <code>runs = {escape(given)}</code>"
         if not places:
@@ -74,11 +74,11 @@ def _row(run: ListedRun) -> dict[str, str]:
         "seed": "" if run.seed is None else str(run.seed),
         "last win rate": "" if run.test_win_rate is None else per_cent(run.test_win_rate),
         "date": time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() - run.age)),
-        "folder": _place(run.path),
+        "folder": place(run.path),
     }
 
 
-def _place(path: Path) -> str:
+def place(path: Path) -> str:
     """A folder as the parameters cell takes it: from the project where it lies within."""
     path = path.resolve()
     return str(path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path)
