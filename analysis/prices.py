@@ -56,16 +56,14 @@ def costs(q: QFunction, battles: Sequence[Battle]) -> pd.DataFrame:
 
 
 def by_number(costs: pd.DataFrame) -> pd.DataFrame:
-    """The costs by how many explored at the step: `at_once`, `events`, `low`, `cost`, `high`
-    (quartiles of an event's cost) and `together` (mean of what all of a step cost). No row if
-    nobody explored."""
-    if costs.empty:
-        return pd.DataFrame(columns=["at_once", "events", "low", "cost", "high", "together"])
+    """The costs by how many explored at the step: `at_once`, `events`, `low`, `median`, `high`
+    (quartiles of an event's cost), `cost` (its mean) and `together` (mean of what all of a step
+    cost). No row if nobody explored."""
     groups = costs.groupby("at_once")
-    table = groups.cost.quantile([0.25, 0.5, 0.75]).unstack()
-    table = table.set_axis(["low", "cost", "high"], axis=1)
+    table = groups.cost.describe()[["count", "25%", "50%", "75%", "mean"]]
+    table = table.set_axis(["events", "low", "median", "high", "cost"], axis=1)
     together = costs.drop_duplicates(["battle", "step"]).groupby("at_once")["all"].mean()
-    return table.assign(events=groups.size(), together=together).reset_index()
+    return table.assign(together=together).reset_index()
 
 
 def what_it_costs(table: pd.DataFrame) -> str:
@@ -74,11 +72,12 @@ def what_it_costs(table: pd.DataFrame) -> str:
         return "Nobody explored in these battles: nothing was given up."
     first, last = table.iloc[0], table.iloc[-1]
     who = "1 explorer" if first.at_once == 1 else f"{first.at_once:.0f} explorers"
-    said = f"Half of the random actions of {who} at a step cost at most {first.cost:.2f} of `Q_tot`"
+    half = f"{first['median']:.2f}"
+    said = f"Half of the random actions of {who} at a step cost at most {half} of `Q_tot`"
     if len(table) == 1:
         return f"{said}."
     return (
-        f"{said}, of {last.at_once:.0f} at most {last.cost:.2f} each; together these give up "
+        f"{said}, of {last.at_once:.0f} at most {last['median']:.2f} each; together these give up "
         f"{last.together:.2f}, against {first.together:.2f}."
     )
 

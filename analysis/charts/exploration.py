@@ -221,13 +221,14 @@ def prices(table: pd.DataFrame, subtitle: str) -> alt.TopLevelMixin:
     table = table.round(3)
     x = alt.X("at_once:O", title="agents exploring at that step", axis=alt.Axis(labelAngle=0))
     tooltip: list[Any] = ["at_once:O", "events:Q"]
-    tooltip += [alt.Tooltip("cost:Q", title="median of one event"),
+    tooltip += [alt.Tooltip("median:Q", title="median of one event"),
+                alt.Tooltip("cost:Q", title="mean of one event"),
                 alt.Tooltip("together:Q", title="all of a step together, mean")]  # fmt: skip
     base = alt.Chart(csv_data(table)).encode(x=x, tooltip=tooltip)
     quartiles = base.mark_rule(strokeWidth=6, opacity=0.35, color=BLUE).encode(
         y=alt.Y("low:Q", title="Q_tot given up"), y2="high:Q"
     )
-    middle = base.mark_point(filled=True, size=110, color=BLUE, opacity=1).encode(y="cost:Q")
+    middle = base.mark_point(filled=True, size=110, color=BLUE, opacity=1).encode(y="median:Q")
     whole = base.mark_point(size=110, shape="diamond", color=ORANGE, strokeWidth=2.5, opacity=1)
     layered = alt.layer(quartiles, middle, whole.encode(y="together:Q"))
     said = "Dot: median of one random action, bar: quartiles; diamond: all at a step, mean"

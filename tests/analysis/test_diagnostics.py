@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -385,6 +386,51 @@ def test_rivals_by_hand() -> None:
     assert "OVMSE falls from 60 % to 50 %" in sentence
     risen = rivals.why(low.assign(win=0.7), rivals.evidence(table))
     assert "OVMSE goes from 60 % to 70 %" in risen
+
+
+def test_what_02_says_of_6h_vs_8z_is_what_its_runs_show() -> None:
+    """The numbers of its prose that need no simulator."""
+    cells = nbformat.read(ROOT / "notebooks/02_q_drift.ipynb", 4).cells
+    said = " ".join(next(c.source for c in cells if "## What 6h_vs_8z asks" in c.source).split())
+    folder = ROOT / "data/runs/6h_vs_8z"
+    paths = [folder / n for n in ("ovmse", "ovmse_with_cql", "macql_with_se", "se", "macql",
+                                  "switch_cql")]  # fmt: skip
+    table = rivals.with_rivals(beside(replayed_curves(paths), opinions(paths)))
+    at = table[table.phase == "online"].set_index(["run", "env_steps"]).sort_index()
+
+    def of(name: str, steps: int) -> pd.Series:
+        return at.loc[(str(folder / name), steps)]
+
+    def wins(name: str, steps: tuple[int, ...] = (0, 10_000, 60_000)) -> str:
+        return ", ".join(f"{100 * of(name, n).test_win_rate:.0f}" for n in steps)
+
+    def gap(name: str, steps: int = 10_000) -> str:
+        return f"{of(name, steps).gap_1:.1f}".removeprefix("0")
+
+    start, low, end = (of("ovmse", n) for n in (0, 10_000, 60_000))
+    kept = of("ovmse_with_cql", 10_000).mixer_share
+    lost = [of(p.name, 10_000).mixer_share for p in paths if p.name != "ovmse_with_cql"]
+    for sentence in (
+        f"OVMSE {wins('ovmse')} %; OVMSE with the conservative term {wins('ovmse_with_cql')} %; "
+        f"MACQL with SE {wins('macql_with_se')} %; SE {wins('se')} %.",
+        f"moved by {low.q_ended - start.q_ended:.1f} of {start.q_ended:.1f} at 10,000 steps, and "
+        f"by {end.q_ended - start.q_ended:.1f} at the end",
+        f"action falls from {start.gap_1:.1f} to {gap('ovmse')}, and to {gap('macql')} in MACQL ",
+        f"and to {gap('switch_cql')} in MACQL and Switch CQL",
+        f"it stays closed ({gap('ovmse', 60_000)}) while OVMSE comes back to 70 %",
+        f"{wins('ovmse_with_cql', (10_000,))} % are won at 10,000 steps and the gap is "
+        f"{gap('ovmse_with_cql')}; with the term alone {wins('macql_with_se', (10_000,))} % and "
+        f"{gap('macql_with_se')}; with the memory alone {wins('ovmse', (10_000,))} % and "
+        f"{gap('ovmse')}; with neither nothing and {gap('se')}.",
+        f"(at 10,000 steps {100 * min(lost):.0f} to {100 * max(lost):.0f} % of what moved, "
+        f"{100 * kept:.0f} % where the wins are kept), but "
+        f"{100 * end.mixer_share:.0f} % in OVMSE when it wins 70 %, and "
+        f"{100 * of('ovmse_with_cql', 60_000).mixer_share:.0f} % in OVMSE with the term at 54 %",
+        f"OVMSE does {100 * low.churn:.0f} % of the choices otherwise where it wins 8 %, and "
+        f"{100 * end.churn:.0f} % where it wins 70 %",
+    ):  # fmt: skip
+        assert sentence in said, sentence
+    assert of("se", 10_000).test_win_rate == 0
 
 
 def test_charts_are_narrow_and_one_look(climbs) -> None:

@@ -7,6 +7,8 @@ import json
 import re
 import subprocess
 import sys
+from typing import NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ from analysis.battles import AT_ONCE, Battle, Opinion, record, record_with
 from analysis.charts.player import LIMIT, player
 from analysis.charts.player.field import initials
 from analysis.charts.player.packing import ALPHABET, codes, flags, numbers
+from analysis.charts.player.parts import FIELD, OURS, RING, THEIRS, TOP
 from analysis.charts.player.view import view
 from analysis.charts.show import VEGA, vega_mimebundle
 from analysis.moments import Moments, deepest_fall, moment, valued
@@ -63,6 +66,39 @@ def texts(svg: str) -> list[str]:
     return [text.replace("\N{MINUS SIGN}", "-") for text in found]
 
 
+class Mark(NamedTuple):
+    """A mark of the picture and where it is, in pixels from the upper left; of a bar its middle
+    and how wide it is."""
+
+    x: float
+    y: float
+    width: float
+    text: str
+    look: dict[str, str]
+
+
+def marks(svg: str) -> list[Mark]:
+    """Every mark that is seen, in the order of drawing."""
+
+    def walk(node: ElementTree.Element, x: float, y: float) -> None:
+        moved = re.match(r"translate\((.*?),(.*?)\)", node.get("transform", ""))
+        x, y = (x + float(moved[1]), y + float(moved[2])) if moved else (x, y)
+        if not len(node) and node.get("opacity") != "0":
+            bar = re.match(r"M([\d.-]+),[\d.-]+h([\d.]+)", node.get("d", ""))
+            left, width = map(float, bar.groups()) if bar else (0, 0)
+            out.append(Mark(x + left + width / 2, y, width, node.text or "", dict(node.attrib)))
+        for child in node:
+            walk(child, x, y)
+
+    out: list[Mark] = []
+    walk(ElementTree.fromstring(svg), -5, -5)  # the padding
+    return out
+
+
+def places(found: list[Mark]) -> np.ndarray:
+    return np.array([(m.x, m.y) for m in found]).reshape(-1, 2)
+
+
 def after(found: list[str], beginning: str) -> float:
     [value] = [m[1] for t in found if (m := re.fullmatch(rf"{re.escape(beginning)} (\S+)", t))]
     return float(value)
@@ -89,6 +125,74 @@ def test_a_step_shows_its_values_actions_and_available_bars(seen, spec, step) ->
     said = [f"{battle.agents[i]} {taken[i]}" for i in np.flatnonzero(explored)]
     [status] = [t for t in found if t.startswith("Step ")]
     assert all(text in status for text in said) and ("Nobody" in status) == (not said)
+
+
+def telling_steps(battle: Battle) -> list[int]:
+    """Before anybody falls an explorer that strays beside an attack, and one that takes the greedy
+    action; and one that strays beside an attack after somebody fell."""
+    episode = battle.episode
+    who = episode.exploration
+    off = episode.actions != who.greedy
+    strays = (who.explored & off).any(1) & (episode.actions > 4).any(1)
+    agrees = (who.explored & ~off).any(1)
+    fallen = np.array([(units.health <= 0).any() for units in battle.units[:-1]])
+    first, lucky, last = map(np.flatnonzero, (strays & ~fallen, agrees, strays & fallen))
+    return [int(first[0]), int(lucky[0]), int(last[-1])]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_units_ring_and_attack_lines_are_where_the_arrays_say(seen, spec, number) -> None:
+    battle = seen.battles[number]
+    for t in telling_steps(battle):
+        found = marks(drawn(spec, battle=number + 1, step=t))
+        units, (x, y, half) = battle.units[t], view(battle)[t]
+        place = FIELD * (units.position - (x - half, y - half)) / (2 * half)
+        place[:, 1] = TOP + FIELD - place[:, 1]  # north is up
+        alive = np.flatnonzero(units.health > 0)
+        bodies = [m for m in found if m.look.get("stroke") == "white"]
+        assert [m.look["fill"] for m in bodies] == [OURS if u < 5 else THEIRS for u in alive]
+        assert places(bodies) == pytest.approx(place[alive], abs=0.2)
+        healths = [
+            m.width for m in found if "fill" in m.look and m.look.get("d", "")[:8] == "M-11,-17"
+        ]
+        assert healths[::2] == [22] * len(alive)  # the whole of each bar, faint
+        assert healths[1::2] == pytest.approx(22 * units.health[alive], abs=22 / 80 + 1e-6)
+
+        rings = [m for m in found if m.look.get("stroke") == RING and m.y < TOP + FIELD]
+        explorers = np.flatnonzero(battle.episode.exploration.explored[t])
+        assert places(rings) == pytest.approx(place[explorers], abs=0.2)
+
+        lines = [m for m in found if m.look.get("stroke-width") == "2.5" and "x2" in m.look]
+        taken = battle.episode.actions[t]
+        attackers = np.flatnonzero(taken > 4)
+        assert places(lines) == pytest.approx(place[attackers], abs=0.2)
+        ends = [m._replace(x=float(m.look["x2"]), y=float(m.look["y2"])) for m in lines]
+        # Five actions come before those that attack, and five agents before the enemies.
+        target = place[taken[attackers]]
+        assert places(ends) == pytest.approx(0.8 * (target - place[attackers]), abs=0.2)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_taken_and_greedy_actions_stand_under_their_names(seen, spec, number) -> None:
+    battle = seen.battles[number]
+    who = battle.episode.exploration
+    for t in telling_steps(battle):
+        found = marks(drawn(spec, battle=number + 1, step=t))
+        names = ["north", "east", "south", "west", "stop", "0", "1", "2", "3", "4"]
+        first = next(n for n, m in enumerate(found) if m.text == "north")
+        heads = found[first : first + 10]
+        assert [m.text for m in heads] == names
+        agents = [next(m.y for m in found if m.text == name) for name in battle.agents]
+
+        def columns(of: list[Mark], heads: list[Mark] = heads) -> list[int]:
+            return [int(np.abs([m.x - h.x for h in heads]).argmin()) for m in of]
+
+        greedy = [m for m in found if m.look.get("d", "").startswith("M0,3.354L")]
+        assert columns(greedy) == who.greedy[t].tolist()
+        assert [m.y for m in greedy] == pytest.approx(agents, abs=16)
+        taken = [m for m in found if m.look.get("fill-opacity") == "1" and m.width]
+        assert columns(taken) == battle.episode.actions[t].tolist()
+        assert [m.look["fill"] for m in taken] == [THEIRS if e else OURS for e in who.explored[t]]
 
 
 def test_a_change_shows_what_the_table_of_changes_says(seen, spec) -> None:

@@ -146,8 +146,10 @@ def test_a_standard_error_has_battles_as_clusters() -> None:
     assert _error(often) == pytest.approx(plain)
 
 
-def test_quartiles_of_the_cost_by_number() -> None:
+def test_quartiles_and_mean_of_the_cost_by_number() -> None:
     paid = pd.DataFrame({"battle": 0, "step": range(5), "at_once": 1, "cost": [1.0, 2, 3, 4, 9],
                           "all": [1.0, 2, 3, 4, 9]})  # fmt: skip
-    (row,) = by_number(paid).itertuples()
-    assert (row.low, row.cost, row.high, row.together) == (2, 3, 4, 3.8)
+    table = by_number(paid)
+    assert table.to_dict("records") == [{"at_once": 1, "events": 5, "low": 2, "median": 3,
+                                         "high": 4, "cost": 3.8, "together": 3.8}]  # fmt: skip
+    assert list(by_number(paid[:0])) == list(table)

@@ -126,6 +126,64 @@ def test_charts_fit_and_raster_marks_know_their_battle(
         assert len(words) == len(table) and len(words.columns) >= 3
 
 
+def drawn_lines(spec: dict, x: str, y: str) -> dict[str, tuple[str, list[list[float]]]]:
+    """What a reader takes from a panel: for each name of its legend the colour and the numbers."""
+    colour = spec["encoding"]["color"]
+    name, scale = colour["field"], colour["scale"]
+    colours = dict(zip(scale["domain"], scale["range"], strict=True))
+    table = pd.read_csv(io.StringIO(spec["data"]))
+    assert list(colours) == colour["sort"] == list(table[name].unique())
+    return {n: (colours[n], rows[[x, y]].values.tolist()) for n, rows in table.groupby(name)}
+
+
+def test_each_name_of_a_legend_has_its_own_numbers() -> None:
+    along = pd.DataFrame({"env_steps": [0, 2000], "explored": [0.9, 0.1], "greedy": [5, 4],
+                          "sequential": [1, 0.8]})  # fmt: skip
+    at_once = pd.DataFrame({"k": [0, 1], "explored": [0.7, 0.3], "strayed": [0.8, 0.2],
+                            "greedy": [0.4, 0.6], "sequential": [0.75, 0.25]})  # fmt: skip
+    spec = mimebundle(charts.explorers(along, at_once, ""))[VEGALITE]
+    panels = [p | {"data": spec["datasets"][p["data"]["name"]]} for p in spec["vconcat"]]
+    lines = drawn_lines(panels[0], "x", "value")
+    assert {name: numbers for name, (_, numbers) in lines.items()} == {
+        "explored": [[0, 0.9], [2, 0.1]],
+        "living · ε": [[0, 5], [2, 4]],
+        "living · ε/N": [[0, 1], [2, 0.8]],
+    }
+    shares = drawn_lines(panels[1], "k", "value")
+    assert {name: [share for _, share in rows] for name, (_, rows) in shares.items()} == {
+        "explored": [70, 30], "not the greedy action": [80, 20],
+        "binomial at ε": [40, 60], "binomial at ε/N": [75, 25],
+    }  # fmt: skip
+    alike = {"binomial at ε": "living · ε", "binomial at ε/N": "living · ε/N"}
+    colours = {alike.get(name, name): colour for name, (colour, _) in shares.items()}
+    assert len(set(colours.values())) == 4
+    assert all(colours[name] == colour for name, (colour, _) in lines.items())
+    dashes = panels[0]["encoding"]["strokeDash"]["scale"]
+    assert dashes["domain"] == ["explored", "living · ε", "living · ε/N"]
+    assert dashes["range"][0] == [1, 0] and [1, 0] not in dashes["range"][1:]
+
+    thirds = pd.DataFrame({"third": exploration.THIRDS, "explorers": [3.0, 2.0, 1.0], "battles": 4,
+                           "won": [0, 0.25, 1], "return": [5, 9, 20], "length": 30})  # fmt: skip
+    spec = mimebundle(charts.outcomes(thirds, ""))[VEGALITE]
+    [above, below] = [p["layer"][-1] for p in spec["vconcat"]]
+    data = {"data": spec["datasets"][spec["data"]["name"]]}
+    won, returned = (drawn_lines(p | data, "explorers", p["encoding"]["y"]["field"])
+                     for p in (above, below))  # fmt: skip
+    assert [won[t][1] for t in exploration.THIRDS] == [[[3, 0]], [[2, 25]], [[1, 100]]]
+    assert [returned[t][1] for t in exploration.THIRDS] == [[[3, 5]], [[2, 9]], [[1, 20]]]
+    assert len({colour for colour, _ in won.values()}) == 3
+
+
+def test_prices_are_drawn_as_the_line_above_them_says() -> None:
+    table = pd.DataFrame({"at_once": [1], "events": [9], "low": [1], "median": [2], "high": [4],
+                          "cost": [3], "together": [5]})  # fmt: skip
+    spec = mimebundle(charts.prices(table, ""))[VEGALITE]
+    bar, dot, diamond = spec["layer"]
+    assert [bar["encoding"][y]["field"] for y in ("y", "y2")] == ["low", "high"]
+    assert [m["encoding"]["y"]["field"] for m in (dot, diamond)] == ["median", "together"]
+    assert diamond["mark"]["shape"] == "diamond" and "shape" not in dot["mark"]
+
+
 def test_runs_are_listed_and_picked(of: Snapshots, monkeypatch, tmp_path: Path) -> None:
     other = climb_run(of.run.parents[1], algorithm="se", online_steps=800)
     runs = runs_given(str(of.run.parent))
