@@ -63,7 +63,7 @@ def by_number(costs: pd.DataFrame) -> pd.DataFrame:
     table = groups.cost.describe()[["count", "25%", "50%", "75%", "mean"]]
     table = table.set_axis(["events", "low", "median", "high", "cost"], axis=1)
     together = costs.drop_duplicates(["battle", "step"]).groupby("at_once")["all"].mean()
-    return table.assign(together=together).reset_index()
+    return table.assign(together=together).rename_axis("at_once").reset_index()
 
 
 def what_it_costs(table: pd.DataFrame) -> str:
