@@ -12,6 +12,8 @@ import pytest
 from conftest import ROOT
 
 from analysis import exercises
+from analysis.notebook import SHIPPED
+from analysis.tables import curves, measured, named
 from analysis.walkthrough import chances, grids
 from analysis.walkthrough.game import BOLD, STEP
 from analysis.walkthrough.learning import dataset, offline, q_tot
@@ -100,6 +102,19 @@ def test_the_right_answers_are_what_the_tables_say() -> None:
     assert returns[0] == 20 and returns[40] < 3  # far from 5: another seed answers alike
     assert chances.lift(np.zeros(1), 2.0, 0.5)[0] == pytest.approx(1 / math.sqrt(2 * math.pi))
     assert (chances.joint_actions("sequential_centralised", 0.7) == 0).sum() == 4
+
+
+def test_who_wins_more_than_half_at_the_end_is_what_the_runs_that_ship_measured() -> None:
+    """Exercise 6: its answer, which four explore one at a time, and that two of them fall first."""
+    table = measured(curves(SHIPPED / "2s3z"), "test_win_rate")
+    wins = {named(a, v): of.test_win_rate for (a, v), of in table.groupby(["algorithm", "variant"])}
+    assert {name for name, of in wins.items() if of.iloc[-1] > 0.5} == exercises.ONE_AT_A_TIME
+    assert wins.keys() - exercises.ONE_AT_A_TIME == {"MACQL", "Switch CQL"}
+    fell = {name for name in exercises.ONE_AT_A_TIME if wins[name].min() < wins[name].iloc[0] / 2}
+    assert fell == {"OVMSE without CQL", "SE"}
+    ways = table.groupby(["algorithm", "variant"]).exploration.first()
+    one = {named(*who) for who, way in ways.items() if way.startswith("sequential")}
+    assert one == exercises.ONE_AT_A_TIME
 
 
 def test_each_exercise_says_its_objective_difficulty_and_minutes() -> None:
