@@ -92,13 +92,13 @@ def _rivals(table: pd.DataFrame) -> str:
     if len(rest := table[~told]):
         least = 2 / 2 ** int(rest.seeds.max()) * len(table)
         why = " (so few seeds cannot tell any)" if least > TOLD else ""
-        said.append(f"not told from {_all_of(rest, table)}{why}")
+        said.append(f"not told from {_all_of(rest, table, 'any of')}{why}")
     return "; OVMSE is " + ", ".join(said)
 
 
-def _all_of(some: pd.DataFrame, table: pd.DataFrame) -> str:
+def _all_of(some: pd.DataFrame, table: pd.DataFrame, all_of: str = "all") -> str:
     every = len(some) == len(table) > 1
-    return f"all {len(table)} others" if every else ", ".join(some.name)
+    return f"{all_of} {len(table)} others" if every else ", ".join(some.name)
 
 
 def which_part(found: pd.DataFrame) -> str:
