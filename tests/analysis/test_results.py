@@ -204,7 +204,7 @@ def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFra
     text = verdicts.who_wins(found)
     ends = results.of_question(found, "hard_map", "5m_vs_6m", "medium").groupby("name").end.median()
     assert f"5m_vs_6m medium**: {ends.idxmax()} ends highest" in text
-    assert "OVMSE is not told from all 13 others (so few seeds cannot tell any)" in text
+    assert "OVMSE is not told from any of 13 others (so few seeds cannot tell any)" in text
     assert "SE +" in verdicts.which_part(found) and "on 2s3z medium" in verdicts.which_part(found)
     alone = verdicts.which_part(found[found.seed == found.seed.min()])
     assert "points of mean win rate (one seed)" in alone and "nan" not in alone
