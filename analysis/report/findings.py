@@ -4,51 +4,45 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.charts.theme import label
+from analysis import results
 from analysis.notebook import SHIPPED
 from analysis.tables import curves, measured, named, per_cent
-from ovmse.runs.files import SHIPPED_DATA
-
-NINE = SHIPPED_DATA / "2s3z_medium_results.csv"
 
 
 def findings() -> list[str]:
     """Who keeps what it knew, what exploring one at a time does, and what the memory does."""
+    asked = results.of_question(results.results_given(""), "paper_setting", "2s3z", "medium")
     return [
-        who_keeps(pd.read_csv(NINE)),
+        who_keeps(asked),
         beside(curves(SHIPPED / "2s3z"), "MACQL", "MACQL with SE", "about one agent explores"),
         beside(curves(SHIPPED / "6h_vs_8z"), "SE", "OVMSE", "the memory of offline values is kept"),
     ]
 
 
-def who_keeps(table: pd.DataFrame, early: int = 10_000) -> str:
-    """OVMSE against the best and the worst of its rivals, early and at the end.
+def who_keeps(tests: pd.DataFrame, early: int = 10_000) -> str:
+    """OVMSE against the best of the other lines, early and at the end.
 
-    table: tests of several algorithms and seeds (`algorithm`, `seed`, `task`, `env_steps`,
-    `test_win_rate`); a seed counts with its test nearest to `early`.
+    tests: of one question, as from `results.finished`. A seed counts if every line has it, with
+    its test nearest to `early`.
     """
-    rows = table[(table.phase == "online") & table.test_win_rate.notna()]
-    each = rows.groupby(["algorithm", "seed"])
-    near = rows.loc[(rows.env_steps - early).abs().groupby([rows.algorithm, rows.seed]).idxmin()]
-    wins = pd.DataFrame(
-        {
-            "first": each.test_win_rate.first().groupby("algorithm").mean(),
-            "early": near.groupby("algorithm").test_win_rate.mean(),
-            "last": each.test_win_rate.last().groupby("algorithm").mean(),
-        }
-    )
-    own, rivals = wins.loc["ovmse"], wins.drop(index="ovmse")
+    seeds = set.intersection(*(set(line.seed) for _, line in tests.groupby("name")))
+    rows = tests[tests.seed.isin(seeds)].sort_values("env_steps").reset_index()
+    one = [rows["name"], rows.seed]
+    each = rows.test_win_rate.groupby(one)
+    near = rows.test_win_rate[(rows.env_steps - early).abs().groupby(one).idxmin()]
+    wins = pd.DataFrame({"first": each.first(), "early": near.groupby(one).first(),
+                         "last": each.last()}).groupby("name").mean()  # fmt: skip
+    own, others = wins.loc["OVMSE"], wins.drop(index="OVMSE")
 
     def best(when: str) -> str:
-        name = rivals[when].idxmax()
-        return f"{label(name)}, the best of {len(rivals)} rivals, {per_cent(rivals[when][name])}"
+        name = others[when].idxmax()
+        return f"{name}, the best of {len(others)} others, {per_cent(others[when][name])}"
 
-    seeds = rows.seed.nunique()
     return (
-        f"On {rows.task.iloc[0]}, OVMSE wins {per_cent(own['first'])} of its test battles before "
-        f"it plays, {per_cent(own.early)} after {early:,} online steps ({best('early')}) and "
-        f"{per_cent(own['last'])} after {round(rows.env_steps.max(), -3):,} ({best('last')}; means "
-        f"of {seeds} seeds)."
+        f"On {rows.task[0]}, OVMSE wins {per_cent(own['first'])} of its test battles before it "
+        f"plays, {per_cent(own.early)} after {early:,} online steps ({best('early')}) and "
+        f"{per_cent(own['last'])} after {rows.env_steps.max():,} ({best('last')}; means of "
+        f"{len(seeds)} seeds)."
     )
 
 
