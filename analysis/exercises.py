@@ -97,23 +97,28 @@ def check_5(answer: object) -> None:
     """A tenth algorithm: a row, ``Algorithm(label=..., ...)``, that is none of the nine."""
     if answer is None:
         print(NOT_YET)
-        return
+    elif wrong := wrong_row(answer):
+        print(f"Not yet: {wrong}")
+    else:
+        print(f"Right: {answer.label} is a row of its own. Watch it below.")  # type: ignore[attr-defined]
+
+
+def wrong_row(answer: object) -> str | None:
+    """Why this is no tenth algorithm that can be watched, in a sentence; None if it is one."""
     if not isinstance(answer, Algorithm):
-        print('Not yet: an algorithm is a row, such as Algorithm(label="Mine", target="ovm").')
-        return
+        return 'an algorithm is a row, such as Algorithm(label="Mine", target="ovm").'
+    if not isinstance(answer.label, str) or not answer.label.strip():
+        return f'label: got {answer.label!r}, allowed: a word, such as "Mine".'
     for known in ALGORITHMS.values():
         if _alike(answer, known):
-            print(f"Not yet: that is {known.label} by another name; the label changes nothing.")
-            return
+            return f"that is {known.label} by another name; the label changes nothing."
     try:
         refuse(answer)
     except UserError as error:
-        print(f"Not yet: {error}")
-        return
+        return str(error)
     if answer.label in grids.known():
-        print(f"Not yet: {answer.label} is taken; a chart needs a label of its own.")
-        return
-    print(f"Right: {answer.label} is a row of its own. Watch it below.")
+        return f"{answer.label} is taken; a chart needs a label of its own."
+    return None
 
 
 ONE_AT_A_TIME = {"OVMSE", "OVMSE without CQL", "SE", "MACQL with SE"}

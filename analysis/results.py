@@ -191,6 +191,16 @@ def explorers(exploration: str, epsilon: float, agents: int) -> float:
     return float(f"{epsilon * (agents if exploration == 'epsilon_greedy' else 1):.2g}")
 
 
+def shared(rows: pd.DataFrame, by: Sequence[str] = LINE) -> pd.DataFrame:
+    """Of each question only the seeds that every line of it has: what is ranked then differs in
+    nothing else."""
+    parts = [rows.iloc[:0]]
+    for _, mine in rows.groupby(QUESTION, sort=False):
+        seeds = [set(line.seed) for _, line in mine.groupby([*by], dropna=False)]
+        parts.append(mine[mine.seed.isin(set.intersection(*seeds))])
+    return pd.concat(parts)
+
+
 def seed_curves(lines: pd.DataFrame, measure: str = "test_win_rate") -> pd.DataFrame:
     """Of `finished` tests every seed's curve, at the steps of the seed of its line that was tested
     least often: `item`, `task`, `dataset`, `name`, `algorithm`, `variant`, `seed`, `env_steps`,

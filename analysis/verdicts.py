@@ -14,8 +14,9 @@ from analysis import results
 from analysis.answers import seeds_each
 from analysis.charts.show import show, show_table
 from analysis.results import LINE, QUESTION
-from analysis.statistics import paired
+from analysis.statistics import holm, paired
 from analysis.tables import DIFFERENCES, RESULTS, per_cent
+from ovmse.runs.files import SHIPPED_DATA
 
 TOLD = 0.05  # of a Holm-adjusted sign-flip p
 SAME = 0.05  # mean win rates whose interval lies within this of each other count as one curve
@@ -46,13 +47,38 @@ def tabled(rows: pd.DataFrame, *items: str) -> None:
     show_table(rows, known)
 
 
+def planned(lines: pd.DataFrame, found: pd.DataFrame) -> None:
+    """Shows how many of the planned runs are there, the code that made them, the cards of those
+    that ship, and the commands of what is not whole; of `results.finished` tests and their runs."""
+    table = results.status(found)
+    show_table(table.drop(columns="command"), RESULTS)
+    if len(lines):
+        display(Markdown(made_by(lines)))
+    missing = table[table.there < table.planned]
+    if len(missing):
+        _commands("**What is missing.**", "; ".join(missing.command).split("; "))
+
+
+def made_by(lines: pd.DataFrame) -> str:
+    """Which learning code made the runs, and where their seeds, machine and commands stand."""
+    codes, items = sorted(set(lines.code.dropna())), list(dict.fromkeys(lines["item"]))
+    cards = [f"[{item}](../data/results/{item}.md)" for item in items
+             if (SHIPPED_DATA / f"results/{item}.md").exists()]  # fmt: skip
+    said = f"Made by learning code {', '.join(codes) or 'unknown'}"
+    return f"{said}; seeds, machine and commands of what ships: {', '.join(cards) or 'nothing'}."
+
+
 def _not_run(items: Sequence[str]) -> None:
     commands = [p.command for p in results.PLANNED if p.item in items]
     if results.BEST in items:
         commands += ["python tools/at_its_best.py  # after the tuning; writes the next one's grid",
                      f"ovmse sweep notebooks/grids/results/{results.BEST}.yaml"]  # fmt: skip
+    _commands("**Not run.**", commands)
+
+
+def _commands(said: str, commands: Sequence[str]) -> None:
     lines = "\n".join(commands)
-    display(Markdown(f"**Not run.** What would make it:\n\n```\n{lines}\n```"))
+    display(Markdown(f"{said} What would make it:\n\n```\n{lines}\n```"))
 
 
 def who_wins(found: pd.DataFrame) -> str:
@@ -64,6 +90,9 @@ def who_wins(found: pd.DataFrame) -> str:
             "No run of the paper's setting is here yet, so nothing is said about who wins. Below "
             "stand the paper's own numbers, and the commands that make ours."
         )
+    found, asked = results.shared(found), found
+    if found.empty:
+        return "No seed of the paper's setting has every line yet, so nothing is ranked."
     table, parts = results.differences(found), []
     for key, rows in found.groupby(QUESTION, sort=False):
         ends = rows.groupby("name").end.median().sort_values(ascending=False)
@@ -72,8 +101,10 @@ def who_wins(found: pd.DataFrame) -> str:
             text += f", OVMSE at {per_cent(ends['OVMSE'])}"
         parts.append(text + _rivals(results.of_question(table, *key)))
     seeds = found.groupby([*QUESTION, "name"]).seed.nunique()
+    more = len(asked) - len(found)
+    left = f" ({more} runs of seeds that not every line has are left out)" if more else ""
     return (
-        f"Win rates at the end are medians of {seeds_each(seeds)}; OVMSE is compared with "
+        f"Win rates at the end are medians of {seeds_each(seeds)}{left}; OVMSE is compared with "
         "each rival by the mean win rate over the online steps, in paired seeds (sign-flip p "
         f"adjusted by Holm below {TOLD}).\n\n- " + "\n- ".join(parts)
     )
@@ -90,10 +121,14 @@ def _rivals(table: pd.DataFrame) -> str:
     if len(above := table[told & (table["mean"] > 0)]):
         said.append(f"below {_all_of(above, table)}")
     if len(rest := table[~told]):
-        least = 2 / 2 ** int(rest.seeds.max()) * len(table)
-        why = " (so few seeds cannot tell any)" if least > TOLD else ""
+        why = _too_few(int(rest.seeds.max()), len(table))
         said.append(f"not told from {_all_of(rest, table, 'any of')}{why}")
     return "; OVMSE is " + ", ".join(said)
+
+
+def _too_few(seeds: int, comparisons: int) -> str:
+    """Said where the least p that so many pairs can have is not below `TOLD` after Holm."""
+    return " (so few seeds cannot tell any)" if 2 / 2**seeds * comparisons > TOLD else ""
 
 
 def _all_of(some: pd.DataFrame, table: pd.DataFrame, all_of: str = "all") -> str:
@@ -103,7 +138,8 @@ def _all_of(some: pd.DataFrame, table: pd.DataFrame, all_of: str = "all") -> str
 
 def which_part(found: pd.DataFrame) -> str:
     """What each part adds to the other two, and whether schemes of exploration fall together."""
-    table, parts = results.effects(results.only(found, *results.COMPARED)), []
+    both = results.shared(results.only(found, *results.COMPARED))
+    table, parts = results.effects(both), []
     for key, rows in table.groupby(QUESTION, sort=False):
         whole = rows[rows.beside.str.contains(" and ")]
         if len(whole) == len(results.PARTS):
@@ -156,31 +192,35 @@ def start_today(found: pd.DataFrame) -> str:
     rows = results.only(found, *results.COMPARED, "noise", results.BEST)
     if rows.empty:
         return "Nothing was run yet, so nothing can be advised."
-    said = []
+    said, least = [], []
     for (task, data, steps), mine in rows.groupby(["task", "dataset", "online_steps"], sort=False):
-        lines = {
-            key: r.set_index("seed")["mean"]
-            for key, r in mine.groupby(["item", *LINE, "epsilon_start", "explorers"], sort=False)
-        }
+        by = ["item", *LINE, "epsilon_start", "explorers"]
+        every = set.intersection(*(set(r.seed) for _, r in mine.groupby(by)))
+        where = f"- **{task}, {data}, {steps:,} steps**: "
+        if not every:
+            said.append(f"{where}no seed has every line yet, so nothing is advised.")
+            continue
+        mine = mine[mine.seed.isin(every)]
+        lines = {key: r.set_index("seed")["mean"] for key, r in mine.groupby(by, sort=False)}
         medians = {key: scores.median() for key, scores in lines.items()}
         top = max(medians, key=lambda key: medians[key])
         best = lines[top]
-        alike = []
-        for key in sorted(medians, key=lambda key: -medians[key]):
-            if key != top and set(lines[key].index) & set(best.index):
-                pair = paired(lines[key].to_dict(), best.to_dict())
-                if not pair.high < 0:
-                    alike.append(_at(key))
-        text = (
-            f"- **{task}, {data}, {steps:,} steps**: {_at(top)}, mean win rate "
-            f"{per_cent(best.median())} ({per_cent(best.min())} to {per_cent(best.max())}, "
-            f"{len(best)} seed{'s' * (len(best) > 1)})."
-        )
+        others = sorted((key for key in medians if key != top), key=lambda key: -medians[key])
+        pairs = [paired(lines[key].to_dict(), best.to_dict()) for key in others]
+        adjusted = holm([pair.p for pair in pairs] or [1.0])
+        alike = [_at(k) for k, of, h in zip(others, pairs, adjusted) if h >= TOLD or of.mean >= 0]
+        spread = f"{per_cent(best.min())} to {per_cent(best.max())}, {len(best)} seeds"
+        text = f"{where}{_at(top)}, mean win rate {per_cent(best.median())} "
+        text += f"({spread if len(best) > 1 else 'one seed: a lead, no advice'})."
         if alike:
             more = f" and {len(alike) - 6} others" if len(alike) > 6 else ""
-            text += f" Not told from it by paired seeds: {'; '.join(alike[:6])}{more}."
+            why = _too_few(len(best), len(pairs))
+            text += f" Not told from it in paired seeds: {'; '.join(alike[:6])}{more}{why}."
         said.append(text)
-    few = int(rows.groupby([*QUESTION, "name", "explorers"]).seed.nunique().min())
+        least.append(len(best))
+    if not least:
+        return "\n".join(said)
+    few = min(least)
     said.append(
         f"\nWhat these seeds cannot say: the best of many lines is picked by its own luck too, so "
         f"its number is a little high; {few} paired seed{'s' * (few > 1)} can give a sign-flip p "
@@ -192,4 +232,4 @@ def start_today(found: pd.DataFrame) -> str:
 
 def _at(key: tuple) -> str:
     _, name, _, _, epsilon, explorers = key
-    return f"{name} from ε {epsilon:g} ({explorers:g} explorers)"
+    return f"{name} from ε {epsilon:g} ({explorers:g} explorer{'s' * (explorers != 1)})"

@@ -79,6 +79,8 @@ HINTS = [
     (5, Algorithm(label="Mine", target="ovm", online_cql="yes"), "online_cql: got 'yes'"),  # type: ignore[arg-type]
     (5, replace(ALGORITHMS["ovmse"], label="Mine", online_cql=False), "OVMSE by another name"),
     (5, Algorithm(label="SE", target="ovm", exploration="sequential_centralised"), "is taken"),
+    (5, Algorithm(label="", target="ovm"), "label: got ''"),
+    (5, Algorithm(label=3, target="ovm"), "label: got 3"),  # type: ignore[arg-type]
     (6, "OVMSE", "How many explore at once in MACQL with SE?"),
     (6, ["SE", "MACQL with SE", "OVMSE"], "How many explore at once in OVMSE without CQL?"),
     (6, {"OVMSE", "SE", "MACQL"}, "does not protect"),
@@ -102,6 +104,16 @@ def test_the_right_answers_are_what_the_tables_say() -> None:
     assert returns[0] == 20 and returns[40] < 3  # far from 5: another seed answers alike
     assert chances.lift(np.zeros(1), 2.0, 0.5)[0] == pytest.approx(1 / math.sqrt(2 * math.pi))
     assert (chances.joint_actions("sequential_centralised", 0.7) == 0).sum() == 4
+
+
+def test_only_a_row_that_is_right_is_watched() -> None:
+    """Any other answer, None among them, leaves the solution in its place: section 9 runs."""
+    wrong = [answer for number, answer, _ in HINTS if number == 5]
+    assert all(exercises.wrong_row(answer) for answer in [None, *wrong])
+    mine = Algorithm(label="Mine", target="ovm", exploration="sequential_centralised")
+    assert exercises.wrong_row(mine) is None
+    watched = next(c.source for c in NOTEBOOK.cells if c.source.startswith("mine = "))
+    assert watched.startswith("mine = answer if wrong_row(answer) is None else solution\n")
 
 
 def test_who_wins_more_than_half_at_the_end_is_what_the_runs_that_ship_measured() -> None:

@@ -7,6 +7,7 @@ import io
 import json
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +21,7 @@ from analysis.charts import results as charts
 from analysis.charts.show import VEGALITE, mimebundle
 from analysis.marl_eval import marl_eval
 from analysis.results import PLANNED
+from analysis.statistics import paired
 from ovmse.errors import UserError
 from ovmse.sweep import grid as grids
 
@@ -221,12 +223,138 @@ def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFra
     assert "SE and Switch CQL do not fall on one curve (+1" in verdicts.one_curve(shifted)
 
 
+def by_hand(means: dict[str, float], seeds: range, explorers: float = 1) -> pd.DataFrame:
+    """Runs whose mean win rate differs from its line's by the seed, and a little by chance; each
+    ends a tenth above its mean."""
+    rng, rows = np.random.default_rng(0), []
+    for name, mean in means.items():
+        for seed in seeds:
+            score = mean + 0.005 * seed + rng.uniform(-0.002, 0.002)
+            rows.append({
+                "item": "paper_setting", "task": "2s3z", "dataset": "medium", "name": name,
+                "algorithm": name.lower(), "variant": "", "seed": seed, "mean": score,
+                "end": score + 0.1, "online_steps": 1_000, "epsilon_start": 1.0,
+                "explorers": explorers,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+LINES = {"OVMSE": 0.5, "SE": 0.6, "MACQL": 0.3, "OVM": 0.5}
+
+
+def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
+    text = verdicts.who_wins(by_hand(LINES, range(10)))
+    assert text.startswith("Win rates at the end are medians of 10 seeds; OVMSE is compared")
+    assert text.endswith(
+        "- **2s3z medium**: SE ends highest (72 %), OVMSE at 62 %; OVMSE is above MACQL, below SE, "
+        "not told from OVM"
+    )
+    [start, _, least] = verdicts.start_today(by_hand(LINES, range(10))).splitlines()
+    assert start == (
+        "- **2s3z, medium, 1,000 steps**: SE from ε 1 (1 explorer), mean win rate 62 % (60 % to "
+        "64 %, 10 seeds)."
+    )
+    assert "sign-flip p of 0.002 at" in least
+    close = verdicts.start_today(by_hand(LINES | {"OVM": 0.6}, range(10), 2))
+    [line] = [line for line in close.splitlines() if line.startswith("- ")]
+    top, rest = sorted(("OVM", "SE"), key=lambda name: line.index(name))
+    assert line.endswith(
+        f"10 seeds). Not told from it in paired seeds: {rest} from ε 1 (2 explorers)."
+    )
+    assert f"**: {top} from ε 1 (2 explorers), mean" in line
+
+
+def test_a_seed_counts_where_every_line_has_it() -> None:
+    """A line that is alone with its seed is neither ahead of the others nor beaten by them."""
+    lucky = by_hand({"MACQL": 0.9}, range(2, 3))
+    both = pd.concat([by_hand(LINES, range(2)), lucky])
+    text = verdicts.who_wins(both)
+    assert "(1 runs of seeds that not every line has are left out)" in text
+    assert "SE ends highest" in text and "MACQL" not in text
+    assert "OVMSE is not told from any of 3 others (so few seeds cannot tell any)" in text
+    start = verdicts.start_today(both)
+    assert "SE from ε 1 (1 explorer), mean win rate 60 % (60 % to 60 %, 2 seeds)." in start
+    assert "OVM" in start and "MACQL from ε 1 (1 explorer) (so few seeds cannot tell any)." in start
+    one = verdicts.start_today(by_hand(LINES, range(1)))
+    assert "60 % (one seed: a lead, no advice)." in one
+    rest = by_hand({n: m for n, m in LINES.items() if n != "MACQL"}, range(2))
+    apart = pd.concat([rest, lucky])
+    assert "No seed" in verdicts.who_wins(apart) and "nothing is adv" in verdicts.start_today(apart)
+    assert results.shared(both).seed.unique().tolist() == [0, 1]
+
+
+def test_what_luck_alone_shows_is_what_04_says() -> None:
+    """Of 30 tests of 64 battles each that a team wins with a chance that never changes."""
+    wins = np.arange(1, 65)
+    lowest = (stats.binom.sf(wins - 1, 64, 0.66) ** 30).sum() / 64
+    once = 1 - stats.binom.cdf(np.ceil(0.8 * 64) - 1, 64, 0.69) ** 30
+    said = " ".join(
+        " ".join(cell.source.split())
+        for cell in nbformat.read(ROOT / "notebooks/04_results.ipynb", 4).cells
+    )
+    assert f"always won 66 % would show {100 * lowest:.0f} % as the lowest of 30 tests" in said
+    assert f"always wins 66 % would be {100 * lowest / 0.66:.0f} %" in said
+    assert f"a test at 80 % among 30 with a chance of {100 * once:.0f} %" in said
+
+
+def test_the_table_of_the_readme_is_the_cards_and_its_words_are_of_the_runs() -> None:
+    readme = (ROOT / "README.md").read_text()
+    card = (ROOT / "data/results/paper_setting.md").read_text()
+    table = [line for line in card.splitlines() if line.startswith("| 2s3z | medium |")]
+    assert len(table) == 14 and "\n".join(table) in readme
+    runs = results.shared(results.runs(results.results_given("")))
+    wins = {name: line.sort_values("seed") for name, line in runs.groupby("name")}
+
+    def reach(measure: str, *names: str) -> str:
+        values = 100 * np.concatenate([wins[name][measure] for name in names])
+        return f"{values.min():.0f} to {values.max():.0f}"
+
+    words = " ".join(readme.split())
+    greedy = ("Switch CQL", "MACQL", "MACal-QL", "OVM", "OVM without CQL", "Action proposal")
+    for sentence in (
+        f"OVMSE's lowest test is {reach('lowest', 'OVMSE')} %",
+        f"all that explore ε-greedily fall to {reach('lowest', *greedy)} %",
+        f"as much ({reach('lowest', 'MACQL with SE', 'MACal-QL with SE')} %) once they explore one",
+        f"It ends at {reach('end', 'OVMSE')} %",
+        f"keeps on 2s3z, at {reach('end', 'OVMSE without CQL')}, Action proposal with SE at "
+        f"{reach('end', 'Action proposal with SE')}, SE at {reach('end', 'SE')}, on every seed",
+    ):
+        assert sentence in words, sentence
+    adds = {}
+    for one, alone in (("SE", "Switch CQL"), ("MACQL with SE", "MACQL"), ("OVMSE", "OVM"),
+                       ("OVMSE without CQL", "OVM without CQL"), ("Action proposal with SE",
+                       "Action proposal"), ("MACal-QL with SE", "MACal-QL")):  # fmt: skip
+        adds[one] = wins[one]["mean"].to_numpy() - wins[alone]["mean"].to_numpy()
+        assert (adds[one] > 0).all(), one
+    calibrated = adds.pop("MACal-QL with SE")
+    points = [100 * gain.mean() for gain in adds.values()]
+    assert f"by {min(points):.0f} to {max(points):.0f} points on average" in words
+    assert f"to MACal-QL by {100 * calibrated.min():.0f} to {100 * calibrated.max():.0f}" in words
+
+
+def test_an_interval_goes_from_low_to_high() -> None:
+    of = paired({1: 0.2, 2: 0.4}, {1: 0.1, 2: 0.1})
+    half = 0.1 * 12.7062  # t of one degree of freedom; the standard error is .1
+    assert verdicts._interval(of) == f"{20 - 100 * half:+.1f} to {20 + 100 * half:+.1f}"
+
+
 def test_what_was_not_run_is_said_with_its_command(capsys: pytest.CaptureFixture) -> None:
     verdicts.drawn(pd.DataFrame(), charts.noise, "noise")
     verdicts.tabled(pd.DataFrame())
     assert capsys.readouterr().out.count("Markdown") == 1
     assert all(p.command.startswith("ovmse sweep notebooks/grids/results/") for p in PLANNED)
     assert all((ROOT / p.command.split()[2]).is_file() for p in PLANNED)
+
+
+def test_who_made_the_runs_is_said_with_their_card(lines: pd.DataFrame) -> None:
+    mine = results.only(lines, "paper_setting")
+    assert verdicts.made_by(mine) == (
+        "Made by learning code c0de0000; seeds, machine and commands of what ships: "
+        "[paper_setting](../data/results/paper_setting.md)."
+    )
+    assert verdicts.made_by(results.only(lines, "noise").assign(code=None)).startswith(
+        "Made by learning code unknown; "
+    )
 
 
 def test_marl_eval_gets_every_test_and_the_last_as_absolute(lines: pd.DataFrame) -> None:
