@@ -14,6 +14,7 @@ from analysis.battles import Battle
 from analysis.exploration import coarse_states, distinct, joint_actions
 from analysis.notebook import SHIPPED, runs_given
 from analysis.snapshots import Snapshots
+from analysis.statistics import NEAR
 from analysis.tables import Columns, per_cent
 from analysis.widgets.progress import tracked
 from ovmse.datasets import Audit, Dataset, DatasetError, audit, load_dataset
@@ -26,9 +27,6 @@ from ovmse.runs.reading import read_config
 
 DRAWS = 1_000  # steps among which different joint actions and states are counted
 SOME = 300  # battles of a file whose states are decoded
-NEAR = 0.05  # of the best return: closer returns are called comparable
-BEST = 20.0
-
 MAKE = "ovmse data make --task {task} --quality {quality}"
 # What the table of `overview` is called for readers.
 READABLE: Columns = {
@@ -215,14 +213,14 @@ def policy_battles(one: Looked, run: str = "") -> list[Episode]:
 
 def regime(one: Looked, policy: Sequence[Episode]) -> tuple[str, float, float]:
     """Whether the pre-trained policy is `superior`, `comparable` or `inferior` to the data, and the
-    two mean returns (policy, data) that say so. Closer than `NEAR` of the best return, or than two
+    two mean returns (policy, data) that say so. Closer than `NEAR`, or than two
     standard errors, is comparable. The regime is said to decide whether offline data online help.
     """
     both = np.array([e.episode_return for e in policy]), one.audit.returns
     ours, theirs = (returns.mean() for returns in both)
     error = sum(returns.var() / len(returns) for returns in both) ** 0.5
     word = "comparable"
-    if abs(ours - theirs) > max(NEAR * BEST, 2 * error):
+    if abs(ours - theirs) > max(NEAR, 2 * error):
         word = "superior" if ours > theirs else "inferior"
     return word, float(ours), float(theirs)
 

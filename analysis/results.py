@@ -61,6 +61,7 @@ BEST = "at_its_best"  # its grid is written once the tuning is done
 ITEMS = tuple(dict.fromkeys([*(p.item for p in PLANNED), BEST]))
 QUESTION = ["item", "task", "dataset"]
 LINE = ["name", *WHO]
+FORMS = {"macql": "conservative", "calibrated": "calibrated (MACal-QL, WSRL)"}
 COMPARED = ("paper_setting", "hard_map")  # each algorithm as it is, eps from 1.0
 
 # What each algorithm may have tuned for itself; elsewhere all have what their algorithm says.
@@ -387,16 +388,20 @@ def finals(found: pd.DataFrame) -> pd.DataFrame:
 
 def regimes(found: pd.DataFrame) -> pd.DataFrame:
     """How the pre-trained policies stand to their data (`statistics.regime`), of each map, dataset
-    and algorithm: their first return against the dataset's, where its file is on this machine."""
-    data = data_returns(found)
-    table = ranges(found, ["first_return"])[[*QUESTION, *LINE, "seeds"]]
-    words = []
-    for row in table.itertuples():
-        mine = of_question(found[found.name == row.name], row.item, row.task, row.dataset)
-        pretrained = ALGORITHMS[str(row.algorithm)].pretrained
-        there = data.get((row.task, row.dataset)) if pretrained else None
-        words.append(there and statistics.regime(mine.first_return.to_numpy(), there))
-    return table.assign(regime=words).dropna(subset="regime")
+    and form of pre-training, which its lines share: their first return against the dataset's, where
+    its file is on this machine. `form`, `seeds`, `first_return` (mean), `data_return`, `regime`."""
+    data, rows = data_returns(found), []
+    forms = {name: FORMS[a.cql_form] for name, a in ALGORITHMS.items() if a.pretrained}
+    of = found.assign(form=found.algorithm.map(forms)).dropna(subset="form")
+    for key, mine in of.groupby([*QUESTION, "form"], sort=False):
+        about = dict(zip([*QUESTION, "form"], key, strict=True))
+        if (there := data.get((about["task"], about["dataset"]))) is not None:
+            each = mine.groupby("seed").first_return.mean()
+            word = statistics.regime(each.to_numpy(), there)
+            rows.append(about | {"seeds": len(each), "first_return": each.mean(),
+                                 "data_return": there, "regime": word})  # fmt: skip
+    columns = [*QUESTION, "form", "seeds", "first_return", "data_return", "regime"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def data_returns(found: pd.DataFrame) -> dict[tuple[str, str], float]:

@@ -18,6 +18,7 @@ from ovmse.errors import UserError
 
 Numbers = float | Sequence[float] | np.ndarray
 LEVEL = 0.95  # of every interval
+NEAR = 1.0  # of a return of at most 20: closer ones are called comparable
 EXACT = 16  # signs are enumerated up to so many pairs, and drawn beyond
 
 
@@ -137,13 +138,14 @@ def story(steps: Numbers, wins: Numbers) -> Story:
 
 def regime(returns: Numbers, dataset: float) -> str:
     """`superior`, `comparable` or `inferior`: the pre-trained policies' mean returns, one a seed,
-    against the mean return of their dataset's episodes. Comparable: the t interval over the seeds
-    holds it; one seed has no interval, so `unknown`."""
+    against the mean return of their dataset's episodes. Superior or inferior are those farther from
+    it than `NEAR` and than half their t interval; of the others, those whose interval is wider than
+    that `cannot be told`, and nor can one seed, which has none."""
     a = np.atleast_1d(np.asarray(returns, float))
-    if len(a) < 2:
-        return "unknown"
-    gap = float(a.mean()) - dataset
-    return "comparable" if abs(gap) <= _half(a) else "superior" if gap > 0 else "inferior"
+    gap, half = float(a.mean()) - dataset, _half(a)
+    if abs(gap) > max(NEAR, half) and len(a) > 1:
+        return "superior" if gap > 0 else "inferior"
+    return "comparable" if half <= NEAR else "cannot be told"
 
 
 def _half(values: np.ndarray) -> float:

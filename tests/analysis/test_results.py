@@ -7,6 +7,7 @@ import io
 import json
 from pathlib import Path
 
+import h5py
 import nbformat
 import numpy as np
 import pandas as pd
@@ -330,6 +331,24 @@ def test_the_table_of_the_readme_is_the_cards_and_its_words_are_of_the_runs() ->
     points = [100 * gain.mean() for gain in adds.values()]
     assert f"by {min(points):.0f} to {max(points):.0f} points on average" in words
     assert f"to MACal-QL by {100 * calibrated.min():.0f} to {100 * calibrated.max():.0f}" in words
+
+
+def test_the_regime_is_of_the_pre_training_and_the_return_of_a_battle() -> None:
+    """A row a form of pre-training, however many lines share it; QMIX, which has none, is in none.
+    The data's return is that of its episodes, worked out one by one."""
+    with h5py.File(ROOT / "data/2s3z_medium.h5") as file:
+        episodes = [float(np.asarray(one, np.float64).sum()) for one in file["reward"]]
+    there = float(np.mean(episodes))
+    names = {"OVMSE": 2.0, "SE": 2.0, "WSRL": -2.0, "QMIX": -9.0}
+    runs = by_hand(dict.fromkeys(names, 0.5), range(3))
+    above = runs.name.map(names) + 0.1 * runs.seed
+    runs = runs.assign(first_return=there + above, last_return=there - above)
+    table = results.regimes(runs)
+    assert table.form.tolist() == ["conservative", "calibrated (MACal-QL, WSRL)"]
+    assert table.regime.tolist() == ["superior", "inferior"] and table.seeds.tolist() == [3, 3]
+    assert table.first_return.tolist() == pytest.approx([there + 2.1, there - 1.9])
+    assert table.data_return.tolist() == pytest.approx([there] * 2, rel=1e-5)
+    assert results.regimes(runs.assign(task="3s5z", dataset="nowhere")).empty
 
 
 def test_an_interval_goes_from_low_to_high() -> None:

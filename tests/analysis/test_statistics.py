@@ -123,6 +123,8 @@ def test_a_story_by_hand() -> None:
 
 def test_regimes() -> None:
     assert regime([14.0, 15, 16], 10) == "superior"
-    assert regime([14.0, 15, 16], 14) == "comparable"  # t interval: 15 +- 2.48
+    assert regime([14.0, 15, 16], 14) == "cannot be told"  # t interval: 15 +- 2.48
+    assert regime([15.0, 15.1, 15.2], 15.9) == "comparable"  # 15.1 +- .25
+    assert regime([15.0, 15.1, 15.2], 16.2) == "inferior"
     assert regime([14.0, 15, 16], 18) == "inferior"
-    assert regime([14.0], 3) == "unknown"
+    assert regime([14.0], 3) == "cannot be told"
