@@ -161,6 +161,8 @@ def _tell(
         print(f"Right. {why}")
     else:
         hints = [hint for mistake, hint in wrong.items() if _same(answer, mistake, near)]
+        if isinstance(answer, str) and not isinstance(right, str):
+            hints = [f"answer with a number, without quotes; got {answer!r}."]
         print(f"Not yet: {hints[0] if hints else otherwise}")
 
 

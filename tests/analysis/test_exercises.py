@@ -59,6 +59,7 @@ HINTS = [
     (1, 0, "they add two parts"),
     (1, 8, "one part of each"),
     (1, 7, "Add what agent 1's bold contributes"),
+    (1, "4", "answer with a number, without quotes; got '4'."),
     (2, "above 15", "one fall teaches both parts"),
     (2, "5 to 15", "Its two parts change"),
     (3, 0, "its maximum with the truth is not"),

@@ -183,6 +183,11 @@ def test_what_the_notebook_says_of_the_algorithms_holds() -> None:
     assert f"Of the {len(perfect)} teams" in unlearned(watched())
     assert f"below, {lost} lose more than half" in unlearned(watched()) and 0 < lost < len(perfect)
     assert last["OVMSE"] > last["OVM"] > last["Switch CQL"] and last["OVMSE"] > last["SE"] > 12
+    # "one explorer at a time softens that, a memory delays it, and both together prevent most"
+    of = {name: rows.set_index("steps")["return"] for name, rows in watched().groupby("name")}
+    assert of["Switch CQL"].min() < of["SE"].min() < 10 < of["OVMSE"].min()
+    half = {name: (way < way.iloc[0] / 2).idxmax() for name, way in of.items()}
+    assert half["Switch CQL"] < half["OVM"] and of["OVM"].min() < 10
     at_the_end = table("memories").query("steps == 600")
     memory = at_the_end.set_index(["offline", "memory", "epsilon"])["return"]
     assert memory["right", 1.0, 1.0] > 19 and memory["right", 0.0, 1.0] < 5
