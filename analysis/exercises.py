@@ -159,10 +159,10 @@ def _tell(
         print(NOT_YET)
     elif _same(answer, right, near):
         print(f"Right. {why}")
+    elif isinstance(answer, str) and not isinstance(right, str):
+        print(f"Not yet: answer with a number, without quotes; got {answer!r}.")
     else:
         hints = [hint for mistake, hint in wrong.items() if _same(answer, mistake, near)]
-        if isinstance(answer, str) and not isinstance(right, str):
-            hints = [f"answer with a number, without quotes; got {answer!r}."]
         print(f"Not yet: {hints[0] if hints else otherwise}")
 
 

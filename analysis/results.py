@@ -192,11 +192,13 @@ def explorers(exploration: str, epsilon: float, agents: int) -> float:
     return float(f"{epsilon * (agents if exploration == 'epsilon_greedy' else 1):.2g}")
 
 
-def shared(rows: pd.DataFrame, by: Sequence[str] = LINE) -> pd.DataFrame:
-    """Of each question only the seeds that every line of it has: what is ranked then differs in
-    nothing else."""
+def shared(
+    rows: pd.DataFrame, by: Sequence[str] = LINE, within: Sequence[str] = QUESTION
+) -> pd.DataFrame:
+    """`within` each question only the seeds that every line of it (`by`) has: what is ranked then
+    differs in nothing else."""
     parts = [rows.iloc[:0]]
-    for _, mine in rows.groupby(QUESTION, sort=False):
+    for _, mine in rows.groupby([*within], sort=False):
         seeds = [set(line.seed) for _, line in mine.groupby([*by], dropna=False)]
         parts.append(mine[mine.seed.isin(set.intersection(*seeds))])
     return pd.concat(parts)

@@ -411,7 +411,6 @@ RESULTS: Columns = {
     "explorers": ("explorers", "{:g}".format),
     "planned": ("runs planned", str),
     "there": ("finished", lambda runs: str(runs) if runs else "not run"),
-    "command": ("command", str),
     "seeds": ("seeds", str),
     "tried": ("settings tried", str),
     "epsilon_start": ("ε at first", "{:g}".format),

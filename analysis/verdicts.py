@@ -42,7 +42,7 @@ def tabled(rows: pd.DataFrame, *items: str) -> None:
     known = RESULTS
     if "holm" in rows:
         known, rows = DIFFERENCES, rows.rename(columns={"low": "mean_min", "high": "mean_max"})
-    if "item" in rows and "command" not in rows and rows["item"].nunique() == 1:
+    if "item" in rows and rows["item"].nunique() == 1:
         rows = rows.drop(columns="item")
     show_table(rows, known)
 
@@ -193,14 +193,13 @@ def start_today(found: pd.DataFrame) -> str:
     if rows.empty:
         return "Nothing was run yet, so nothing can be advised."
     said, least = [], []
-    for (task, data, steps), mine in rows.groupby(["task", "dataset", "online_steps"], sort=False):
-        by = ["item", *LINE, "epsilon_start", "explorers"]
-        every = set.intersection(*(set(r.seed) for _, r in mine.groupby(by)))
+    by, budget = ["item", *LINE, "epsilon_start", "explorers"], ["task", "dataset", "online_steps"]
+    for (task, data, steps), mine in rows.groupby(budget, sort=False):
+        mine = results.shared(mine, by, within=budget)
         where = f"- **{task}, {data}, {steps:,} steps**: "
-        if not every:
+        if mine.empty:
             said.append(f"{where}no seed has every line yet, so nothing is advised.")
             continue
-        mine = mine[mine.seed.isin(every)]
         lines = {key: r.set_index("seed")["mean"] for key, r in mine.groupby(by, sort=False)}
         medians = {key: scores.median() for key, scores in lines.items()}
         top = max(medians, key=lambda key: medians[key])

@@ -25,8 +25,8 @@ def who_keeps(tests: pd.DataFrame, early: int = 10_000) -> str:
     tests: of one question, as from `results.finished`. A seed counts if every line has it, with
     its test nearest to `early`.
     """
-    seeds = set.intersection(*(set(line.seed) for _, line in tests.groupby("name")))
-    rows = tests[tests.seed.isin(seeds)].sort_values("env_steps").reset_index()
+    rows = results.shared(tests, by=["name"], within=["task"])
+    rows = rows.sort_values("env_steps").reset_index()
     one = [rows["name"], rows.seed]
     each = rows.test_win_rate.groupby(one)
     near = rows.test_win_rate[(rows.env_steps - early).abs().groupby(one).idxmin()]
@@ -42,7 +42,7 @@ def who_keeps(tests: pd.DataFrame, early: int = 10_000) -> str:
         f"On {rows.task[0]}, OVMSE wins {per_cent(own['first'])} of its test battles before it "
         f"plays, {per_cent(own.early)} after {early:,} online steps ({best('early')}) and "
         f"{per_cent(own['last'])} after {rows.env_steps.max():,} ({best('last')}; means of "
-        f"{len(seeds)} seeds)."
+        f"{rows.seed.nunique()} seeds)."
     )
 
 
