@@ -88,7 +88,8 @@ def decoded(episodes: Sequence[Episode], spec: EnvSpec) -> list[Battle]:
 def look(names: Sequence[str], backend: str = "smax") -> list[Looked]:
     """Datasets by name or path, each read whole. Where one is missing, UserError says the command
     that makes it and how long that takes."""
-    if not isinstance(names, list | tuple) or not names:
+    listed = isinstance(names, list | tuple) and names
+    if not listed or not all(isinstance(name, str) and name for name in names):
         raise UserError(f"datasets: got {names!r}, allowed: a list of names or paths")
     found = []
     for name in tracked(names, "Datasets read"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -100,8 +101,9 @@ def test_a_missing_dataset_says_the_command_that_makes_it() -> None:
         with pytest.raises(UserError, match="there is no dataset") as error:
             tables.look([name])
         assert command in str(error.value)
-    with pytest.raises(UserError, match="datasets: got 'x', allowed: a list"):
-        tables.look("x")
+    for wrong in ("x", [], ["2s3z_medium", ""], [1]):
+        with pytest.raises(UserError, match=f"datasets: got {re.escape(repr(wrong))}, allowed: a"):
+            tables.look(wrong)
 
 
 @pytest.fixture
