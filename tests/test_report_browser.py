@@ -18,6 +18,19 @@ pytestmark = MARKS
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAGES = ["index", *(path.stem for path in NOTEBOOKS)]
 AXE = Path(AXE_FILE_PATH).read_text(encoding="utf-8")
+# Of the tables: the words that stand on two lines, and the headings of those that leave the page.
+BROKEN = """[...document.querySelectorAll(".dataframe th, .dataframe td")].flatMap(cell => {
+  const text = cell.firstChild, range = document.createRange();
+  if (text?.nodeType !== Node.TEXT_NODE) return [];
+  return [...text.data.matchAll(/[\\p{L}\\p{N}.,_]+/gu)].filter(word => {
+    range.setStart(text, word.index);
+    range.setEnd(text, word.index + word[0].length);
+    return new Set([...range.getClientRects()].map(line => line.top)).size > 1;
+  }).map(word => word[0]);
+})"""
+TOO_WIDE = """[...document.querySelectorAll(".dataframe")]
+  .filter(table => table.getBoundingClientRect().right > innerWidth)
+  .map(table => table.tHead.textContent)"""
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +98,9 @@ def test_a_page_asks_for_nothing_outside_and_has_no_barrier_by_day_night_or_phon
     opened.page.emulate_media(color_scheme="dark", media="print")
     assert opened.page.evaluate(ground) == "rgb(255, 255, 255)", "paper is white"
     assert not opened.page.locator("nav").is_visible()
+    opened.page.set_viewport_size({"width": 680, "height": 960})
+    assert opened.page.evaluate(BROKEN) == [], "words and numbers of a printed table stay whole"
+    assert opened.page.evaluate(TOO_WIDE) == [], "a printed table is cut"
     opened.page.emulate_media(color_scheme="light", media="screen")
     opened.page.set_viewport_size({"width": 390, "height": 844})
     wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
