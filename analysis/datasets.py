@@ -47,11 +47,15 @@ READABLE: Columns = {
 
 @dataclass(frozen=True)
 class Looked:
-    """A dataset, its name in tables and charts, and its audit."""
+    """A dataset, and its name in tables and charts."""
 
     name: str
     data: Dataset
-    audit: Audit
+
+    @cached_property
+    def audit(self) -> Audit:
+        """What is wrong with it, in numbers and words."""
+        return audit(self.data, self.spec.action_names)
 
     @cached_property
     def spec(self) -> EnvSpec:
@@ -91,15 +95,25 @@ def look(names: Sequence[str], backend: str = "smax") -> list[Looked]:
     listed = isinstance(names, list | tuple) and names
     if not listed or not all(isinstance(name, str) and name for name in names):
         raise UserError(f"datasets: got {names!r}, allowed: a list of names or paths")
-    found = []
+    found, called = [], _distinct(names)
     for name in tracked(names, "Datasets read"):
         there = PROJECT / name if (PROJECT / name).exists() else name
         try:
             data = load_dataset(there, backend=backend)
         except DatasetError as error:
             raise UserError(f"{error}; {how_to_make(str(name), backend)}") from None
-        found.append(Looked(Path(name).stem, data, audit(data)))
-    return found
+        found.append(data)
+    return [Looked(name, data) for name, data in zip(called, found)]
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """What files are called in charts: by the file, or where that is said of two by the whole."""
+    stems = [Path(name).stem for name in names]
+    said = [stem if stems.count(stem) == 1 else str(Path(name).with_suffix(""))
+            for stem, name in zip(stems, names)]  # fmt: skip
+    if twice := [name for name in said if said.count(name) > 1]:
+        raise UserError(f"datasets: got {twice[0]} twice, allowed: each dataset once")
+    return said
 
 
 def how_to_make(name: str, backend: str = "smax") -> str:

@@ -7,7 +7,6 @@ names the misconception behind it, a right one says why it is right.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from dataclasses import replace
 from numbers import Real
 
@@ -33,6 +32,8 @@ def check_1(answer: object) -> None:
             10: "That is the guess for an agent that was never seen. Both parts were learned here.",
             0: "An unseen joint action is not worth 0 to these tables: they add two parts, and "
             "both were learned.",
+            5: "5 is what (bold, bold) pays; only agent 1's part of it stands in (bold, step).",
+            3: "3 is what (step, step) pays; only agent 2's part of it stands in (bold, step).",
             8: "8 is (bold, bold) and (step, step) together; (bold, step) has one part of each.",
         },
         "Half of 5 and half of 3. The sum has no way to say that bold alone falls.",
@@ -45,8 +46,8 @@ def check_2(answer: object) -> None:
     wrong = {
         "above 15": "A random action is rare at ε = 0.2, but one fall teaches both parts of the "
         "joint action: the one that fell, and the partner's that was right.",
-        "5 to 15": "Half as bad as that would be if only the explored cell changed. Its two parts "
-        "change, and each is a part of four other joint actions.",
+        "5 to 15": "It would be, if a fall changed its own cell alone. It changes both of its "
+        "parts, and each of them is a part of two other joint actions.",
     }
     right = (
         "By then about seven of ten teams lose: at some ledge one agent is bold and the other not."
@@ -109,13 +110,13 @@ def wrong_row(answer: object) -> str | None:
         return 'an algorithm is a row, such as Algorithm(label="Mine", target="ovm").'
     if not isinstance(answer.label, str) or not answer.label.strip():
         return f'label: got {answer.label!r}, allowed: a word, such as "Mine".'
-    for known in ALGORITHMS.values():
-        if _alike(answer, known):
-            return f"that is {known.label} by another name; the label changes nothing."
     try:
         refuse(answer)
     except UserError as error:
         return str(error)
+    for known in ALGORITHMS.values():
+        if _alike(answer, known):
+            return f"that is {known.label} by another name; the label changes nothing."
     if answer.label in grids.known():
         return f"{answer.label} is taken; a chart needs a label of its own."
     return None
@@ -131,15 +132,18 @@ def check_6(answer: object) -> None:
         print(NOT_YET)
         return
     names = ONE_AT_A_TIME | {"MACQL", "Switch CQL"}
-    given = {answer} if isinstance(answer, str) else answer
-    if not isinstance(given, Collection) or any(str(one) not in names for one in given):
+    try:
+        given = {answer} if isinstance(answer, str) else {str(one) for one in answer}  # type: ignore[attr-defined]
+    except TypeError:
+        given = {""}
+    if given - names:
         print(f"Not yet: answer with some of {', '.join(sorted(names))}, such as ['SE'].")
     elif "Switch CQL" in given:
         print("Not yet: all agents explore at once there, and nothing holds the old values.")
     elif "MACQL" in given:
         print("Not yet: the conservative term does not protect from N explorers at once; with the "
               "battles they bring, it even lifts what random agents did.")  # fmt: skip
-    elif missing := sorted(ONE_AT_A_TIME - set(given)):
+    elif missing := sorted(ONE_AT_A_TIME - given):
         print(f"Not yet: neither the memory nor the conservative term decides here. How many "
               f"explore at once in {missing[0]}?")  # fmt: skip
     else:
@@ -159,8 +163,9 @@ def _tell(
         print(NOT_YET)
     elif _same(answer, right, near):
         print(f"Right. {why}")
-    elif isinstance(answer, str) and not isinstance(right, str):
-        print(f"Not yet: answer with a number, without quotes; got {answer!r}.")
+    elif not isinstance(right, str) and not _is_number(answer):
+        quotes = ", without quotes" if isinstance(answer, str) else ""
+        print(f"Not yet: answer with a number{quotes}; got {answer!r}.")
     else:
         hints = [hint for mistake, hint in wrong.items() if _same(answer, mistake, near)]
         print(f"Not yet: {hints[0] if hints else otherwise}")
@@ -169,5 +174,8 @@ def _tell(
 def _same(answer: object, value: float | str, near: float) -> bool:
     if isinstance(value, str):
         return isinstance(answer, str) and answer.strip().lower() == value
-    number = isinstance(answer, Real) and not isinstance(answer, bool)
-    return number and abs(float(answer) - value) <= near  # type: ignore[arg-type]
+    return _is_number(answer) and value - near <= answer <= value + near  # type: ignore[operator]
+
+
+def _is_number(answer: object) -> bool:
+    return isinstance(answer, Real) and not isinstance(answer, bool)

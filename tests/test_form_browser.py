@@ -101,3 +101,48 @@ def test_a_training_is_written_started_found_again_and_stopped(
     form.press("Start")
     form.says("QMIX (seed 3) won", 90)
     assert {run.path.name: run.status for run in list_runs(tmp_path)}["short"] == "done"
+
+
+ODD = [  # a last line that a form could spoil, and how it ends once the form says 7
+    ("seed = 3  # one", "seed = 7  # one"),
+    ("seed: int = 3", "seed: int = 7"),
+    ("seed = [\n1,\n2]", "seed = [\n1,\n2]\nseed = 7"),
+    ("seed = (\n3\n)", "seed = (\n3\n)\nseed = 7"),
+    ("seed = \\\n 3", "seed = \\\n 3\nseed = 7"),
+    ("seed = lr_seed = 3", "seed = lr_seed = 3\nseed = 7"),
+    ("seed = 1 + 2", "seed = 1 + 2\nseed = 7"),
+    ("seed = 1\nseed = 1 + 2", "seed = 1\nseed = 1 + 2\nseed = 7"),
+    ("seed == 3", "seed == 3\nseed = 7"),
+    ("", "\nseed = 7"),
+]
+
+
+def test_no_cell_is_spoilt_and_what_is_shown_is_what_trains(browser, lab) -> None:
+    path = lab.folder / "odd.ipynb"
+    nbformat.write(load_notebook_node(str(ROOT / "notebooks/01_train.ipynb")), path)
+    form = Form(lab.open(browser, path.name))
+    form.says("of memory")
+    seed, preset = (form.node.get_by_label(name) for name in ("seed", "preset"))
+    own = form.source().splitlines()[0]
+
+    def put(text: str) -> None:
+        form.page.evaluate(
+            "([n, text]) => window.panel.content.widgets[n].model.sharedModel.setSource(text)",
+            [CELL, f"{own}\n{text}"],
+        )
+
+    put('preset = "tiny"')
+    wait_for(lambda: preset.input_value() == "tiny", "the form follows")
+    put("seed = 4")
+    wait_for(lambda: preset.input_value() == "quick", "what is not said is what trains")
+    assert seed.input_value() == "4"
+    for before, after in ODD:
+        put(before)
+        seed.fill("007")
+        seed.blur()
+        assert form.source() == f"{own}\n{after}"
+    for wrong in ("1.5", "-1"):
+        put("seed = 4")
+        seed.fill(wrong)
+        seed.blur()
+        assert form.source() == f"{own}\nseed = 4"

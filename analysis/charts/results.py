@@ -70,7 +70,8 @@ def learning(curves: pd.DataFrame, title: str, axis: str, top: float) -> alt.Top
                  alt.Tooltip("median:Q", format=".3~g")],
     )  # fmt: skip
     both = alt.layer(thin, bold.add_params(pick), data=csv_data(table))
-    each = both.properties(width=250, height=170)
+    alone = table.panel.nunique() == 1
+    each = both.properties(width=540 if alone else 250, height=280 if alone else 170)
     facets = each.facet(_panels(curves), columns=2, spacing=18)
     return titled(
         facets, title, "thin: one seed, bold: median; click names above to see them alone"

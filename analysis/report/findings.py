@@ -39,8 +39,9 @@ def who_keeps(tests: pd.DataFrame, early: int = 10_000) -> str:
         return f"{name}, the best of {len(others)} others, {per_cent(others[when][name])}"
 
     return (
-        f"On {rows.task[0]}, OVMSE wins {per_cent(own['first'])} of its test battles before it "
-        f"plays, {per_cent(own.early)} after {early:,} online steps ({best('early')}) and "
+        f"On {rows.task[0]} {rows.dataset[0]}, OVMSE wins {per_cent(own['first'])} of its "
+        f"test battles before it plays, {per_cent(own.early)} after {early:,} online steps "
+        f"({best('early')}) and "
         f"{per_cent(own['last'])} after {rows.env_steps.max():,} ({best('last')}; means of "
         f"{rows.seed.nunique()} seeds)."
     )
@@ -59,6 +60,7 @@ def beside(table: pd.DataFrame, one: str, other: str, difference: str) -> str:
         return per_cent(last) + (f" (lowest {per_cent(low)})" if low < min(first, last) else "")
 
     return (
-        f"On {rows.task.iloc[0]}, from {per_cent(first)}, {one} ends at {told(one)}, and {other}, "
-        f"where nothing differs but that {difference}, at {told(other)}; one seed."
+        f"On {rows.task.iloc[0]} {rows.dataset.iloc[0]}, from {per_cent(first)}, {one} ends at "
+        f"{told(one)}, and {other}, where nothing differs but that {difference}, at "
+        f"{told(other)}; one seed."
     )

@@ -66,7 +66,7 @@ def write_study(folder: Path, notebooks: Iterable[Path], findings: Sequence[str]
         text = render(
             of,
             title(of) or source.stem,
-            lambda url: url if url in known else follow(url, source.parent, address),
+            lambda url: url if url in known else _leads(follow(url, source.parent, address)),
             made(of, source),
             path=source.parent,
             navigation=entries,
@@ -86,6 +86,11 @@ def write_study(folder: Path, notebooks: Iterable[Path], findings: Sequence[str]
             page(to, _markdown(source.read_text(encoding="utf-8")), source)
     page(FRONT, front, PROJECT / "notebooks" / FRONT)
     return folder / FRONT
+
+
+def _leads(to: str | None) -> str | None:
+    """The front page stands for README, whose sections it does not have."""
+    return FRONT if to and to.startswith(f"{FRONT}#") else to
 
 
 def _stem(path: Path) -> str:

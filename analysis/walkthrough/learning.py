@@ -116,8 +116,7 @@ def finetune(
     refuse(row)
     g, rng, teams = game(), np.random.default_rng(seed), np.arange(len(start))[:, None]
     parts = start.copy() if row.pretrained else np.full_like(start, GUESS)
-    remembered, greedy = q_tot(start), parts.argmax(-1)
-    fixed = greedy.copy()
+    remembered, fixed = q_tot(start), start.argmax(-1)
     where, clock = np.zeros((2, len(start), BATTLES), np.int64)
     lam = np.asarray(0.0 if isinstance(memory, tuple) else memory, float).reshape(-1, 1)
     kept = []
@@ -166,10 +165,12 @@ def refuse(row: Algorithm) -> None:
         ("target", ("td", "ovm")),
         ("cql_form", ("macql",)),
         ("policy_warmup", (False,)),
+        ("pretrained", (True, False)),
         ("exploration", EXPLORATIONS),
         ("online_cql", (True, False, None)),
     ):
-        if (value := getattr(row, name)) not in allowed:
+        value = getattr(row, name)
+        if not any(type(value) is type(one) and value == one for one in allowed):
             raise UserError(
                 f"{name}: got {value!r}; the tables of the walkthrough hold: "
                 f"{', '.join(map(repr, allowed))}"

@@ -1,9 +1,14 @@
 // The cell that the form writes is the first one after it that begins with the line `own`. It is
 // found through JupyterLab's own application, which `make lab` lets pages see.
-// The last line that assigns a name counts, as in Python.
+// The last line that assigns a name counts, as in Python: where its value begins, and the value if
+// it is one word or number that ends with its line. Anything else is left as it stands.
 function assigned(source, name) {
-  const lines = new RegExp(`^(${name}[ \\t]*(?::[^=\\n]*)?=[ \\t]*)("[^"\\n]*"|'[^'\\n]*'|[^\\s#]+)`, "gm");
-  return [...source.matchAll(lines)].at(-1);
+  const lines = new RegExp(`^${name}[ \\t]*(?::[^=\\n]*)?=(?!=)[ \\t]*`, "gm");
+  const found = [...source.matchAll(lines)].at(-1);
+  if (!found) return null;
+  const at = found.index + found[0].length;
+  const value = /^("[^"\\\n]*"|'[^'\\\n]*'|[\w.+-]+)(?=[ \t]*(?:#.*)?(?:\n|$))/.exec(source.slice(at));
+  return { at, value: value?.[0] };
 }
 
 function parametersCell(el, own) {
@@ -34,7 +39,7 @@ function render({ model, el }) {
   stop.addEventListener("click", () => model.send("stop"));
   let cell = null;
 
-  const text = (name) => (fields[name].type === "number" ? fields[name].value : JSON.stringify(fields[name].value));
+  const text = (name) => (fields[name].type === "number" ? String(Number(fields[name].value)) : JSON.stringify(fields[name].value));
   function show() {
     const off = cell ? "" : ` This page does not let the form write or start (make lab does). Put into the cell below: ${Object.keys(fields).map((n) => `${n} = ${text(n)}`).join("; ")}.`;
     said.textContent = model.get("said") + off;
@@ -43,9 +48,9 @@ function render({ model, el }) {
   }
   function read() {
     for (const [name, field] of Object.entries(fields)) {
-      const value = assigned(cell.source, name)?.[2].replace(/^["']|["']$/g, "");
-      if (value === undefined) continue;
-      if (field.options && ![...field.options].some((o) => o.value === value)) add("option", field, { value, textContent: value });
+      const found = assigned(cell.source, name);
+      const value = (found ? found.value ?? "" : model.get("defaults")[name]).replace(/^["']|["']$/g, "");
+      if (field.options && ![...field.options].some((o) => o.value === value)) add("option", field, { value, textContent: value || "see the cell" });
       field.value = value;
     }
     model.set("source", cell.source);
@@ -53,11 +58,10 @@ function render({ model, el }) {
   }
   function write(name) {
     if (!cell) return show();
-    if (!fields[name].checkValidity() || fields[name].value === "") return;
+    if (!fields[name].reportValidity() || fields[name].value === "") return;
     const source = cell.source, found = assigned(source, name);
-    if (!found) return cell.setSource(`${source}\n${name} = ${text(name)}`);
-    const at = found.index + found[1].length;
-    cell.setSource(source.slice(0, at) + text(name) + source.slice(at + found[2].length));
+    if (!found?.value) return cell.setSource(`${source}\n${name} = ${text(name)}`);
+    cell.setSource(source.slice(0, found.at) + text(name) + source.slice(found.at + found.value.length));
   }
   model.on("change:said", show);
   model.on("change:busy", show);

@@ -90,12 +90,14 @@ class Training:
 
 
 class TrainingForm(anywidget.AnyWidget):
-    """choices: the values of each field, none for a number. source: the cell as it stands in the
-    page. said: what the settings cost, how it goes, or what is wrong. busy: whether it trains."""
+    """choices: the values of each field, none for a number. defaults: what a field is that the
+    cell does not name. source: the cell as it stands in the page. said: what the settings cost,
+    how it goes, or what is wrong. busy: whether it trains."""
 
     _esm = Path(__file__).with_name("form.js")
     own = traitlets.Unicode(OWN).tag(sync=True)
     choices: Any = traitlets.Dict(CHOICES).tag(sync=True)
+    defaults: Any = traitlets.Dict({n: str(getattr(Config(), n)) for n in CHOICES}).tag(sync=True)
     source = traitlets.Unicode().tag(sync=True)
     said = traitlets.Unicode().tag(sync=True)
     busy = traitlets.Bool(False).tag(sync=True)

@@ -5,6 +5,7 @@ Letters: ``E`` battles, ``n`` agents, ``A`` actions, ``L`` steps of one battle.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from ovmse.datasets.card import dataset_statistics
 from ovmse.datasets.dataset import Dataset
+from ovmse.episodes import Episode
 
 # When a number is called a defect. Two of these were measured: on 6h_vs_8z medium, battles that
 # the time limit cut (13 % of battles, 24 % of steps) spoilt the pre-training; on 2s3z medium
@@ -47,8 +49,11 @@ class Audit:
     warnings: list[str]
 
 
-def audit(dataset: Dataset) -> Audit:
-    """Looks at every battle of the dataset once. Pure: nothing is written."""
+def audit(dataset: Dataset, action_names: Sequence[str] = ()) -> Audit:
+    """Looks at every battle of the dataset once. Pure: nothing is written.
+
+    action_names: ``A`` names, which the warnings then say beside the numbers.
+    """
     episodes = dataset.episodes
     lengths = np.array([e.length for e in episodes])
     cut = np.array([not e.terminated for e in episodes])
@@ -78,7 +83,7 @@ def audit(dataset: Dataset) -> Audit:
         cut,
         taken,
         offered,
-        _warnings(numbers, taken, offered),
+        [*_of_battles(numbers, won, episodes), *_of_actions(taken, offered, action_names)],
     )
 
 
@@ -89,7 +94,7 @@ def _counts(rows: np.ndarray) -> np.ndarray:
     return np.unique(keys, return_counts=True)[1]
 
 
-def _warnings(n: dict[str, Any], taken: np.ndarray, offered: np.ndarray) -> list[str]:
+def _of_battles(n: dict[str, Any], won: np.ndarray, episodes: Sequence[Episode]) -> list[str]:
     found = []
     if n["distinct_episodes"] < FEW:
         found.append(
@@ -97,10 +102,12 @@ def _warnings(n: dict[str, Any], taken: np.ndarray, offered: np.ndarray) -> list
             "usual, and few cover little of what a policy will meet."
         )
     if n["distinct_episodes"] < DISTINCT * n["episodes"]:
+        times = n["episodes"] / n["distinct_episodes"]
         found.append(
-            f"Duplicates: each battle is in the file {n['episodes'] / n['distinct_episodes']:.1f} "
-            f"times on average, so its {n['episodes']:,} battles say as much as "
-            f"{n['distinct_episodes']:,}."
+            f"Duplicates: {n['episodes'] - n['distinct_episodes']:,} of {n['episodes']:,} battles "
+            "are copies of others"
+            + (f" (each is there {times:.1f} times on average)" if times >= 1.5 else "")
+            + f", so the file says as much as {n['distinct_episodes']:,} battles."
         )
     if n["cut_steps"] >= CUT_STEPS:
         found.append(
@@ -115,20 +122,30 @@ def _warnings(n: dict[str, Any], taken: np.ndarray, offered: np.ndarray) -> list
             "step of the time limit without a win; if that was the limit, their targets should "
             "bootstrap there, and the file says they should not."
         )
-    if n["win_rate"] == 0:
+    known = won[~np.isnan(won)]
+    if len(known) > len(won) / 2 and not known.any():
         found.append("No wins: no battle of the file is won, so none shows how to.")
+    if not any(e.reward.any() for e in episodes):
+        found.append("No rewards: every step of the file is rewarded 0, so no action is better.")
+    return found
+
+
+def _of_actions(taken: np.ndarray, offered: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Actions are counted from 0, as in the file; agents from 1, as in charts."""
+    found = []
+    said = [f"{number} ({name})" for number, name in enumerate(names)] or range(taken.shape[1])
     untaken = (taken == 0) & (offered >= OFFERED)
     everybody = untaken.any(0) & (taken.sum(0) == 0)
     for action in np.flatnonzero(everybody):
         found.append(
-            f"Action {action} is missing: offered at {offered[:, action].sum():,} steps of agents, "
-            "it was never taken; its value stays a guess."
+            f"Action {said[action]} is missing: offered at {offered[:, action].sum():,} steps of "
+            "agents, it was never taken; its value stays a guess."
         )
     for action in np.flatnonzero(untaken.any(0) & ~everybody):
         who = np.flatnonzero(untaken[:, action])
-        names = ", ".join(str(agent) for agent in who)
+        agents = ", ".join(str(agent + 1) for agent in who)
         found.append(
-            f"Action {action} is missing for agent {names}: offered at "
+            f"Action {said[action]} is missing for agent {agents}: offered at "
             f"{offered[who, action].sum():,} steps and never taken, though others take it."
         )
     return found

@@ -98,8 +98,8 @@ def load_dataset(
         if spec is not None:
             check_task(path, spec, attrs, sizes)
         with _whole(path):
-            filled = arrays["filled"][:].reshape(episodes, rows) != 0
-            terminated = arrays["terminated"][:].reshape(episodes, rows) != 0
+            filled = arrays["filled"][:].reshape(episodes, rows)
+            terminated = arrays["terminated"][:].reshape(episodes, rows)
             won = _won(file, episodes)
         lengths, ended, marked = _lengths(path, filled, terminated)
         if spec is not None and lengths.max() > spec.episode_limit:
@@ -219,8 +219,10 @@ def _won(file: h5py.File, episodes: int) -> list[bool | None]:
 def _lengths(
     path: Path, filled: np.ndarray, terminated: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of every episode ``[N]``, from filled and terminated ``[N, T]`` bool: its steps, whether it
-    truly ended, whether it has a bootstrap row."""
+    """Of every episode ``[N]``, from filled and terminated ``[N, T]`` (0 or 1): its steps, whether
+    it truly ended, whether it has a bootstrap row."""
+    neither = ~np.isin(filled, (0, 1)), ~np.isin(terminated, (0, 1))  # NaN would count as yes
+    filled, terminated = filled != 0, terminated != 0
     rows = filled.sum(axis=1)
     real = np.arange(filled.shape[1]) < rows[:, None]
     terminal = np.where((terminated & real).any(1), (terminated & real).argmax(1), -1)
@@ -229,6 +231,8 @@ def _lengths(
     marked = ~ended | (after > 0)
     lengths = rows - marked
     for wrong, problem in (
+        (neither[0].any(1), "filled is neither 0 nor 1"),
+        ((neither[1] & real).any(1), "terminated is neither 0 nor 1"),
         ((filled != real).any(1), "filled is not a run of ones followed by zeros"),
         (ended & (after > 1), "filled goes on for more than one row after the terminal step"),
         (lengths < 1, "filled marks no step before the bootstrap row"),

@@ -20,6 +20,7 @@ from ovmse.envs.base import EnvSpec
 from ovmse.episodes import Episode
 from ovmse.errors import UserError
 from ovmse.method.learner import new_q_function
+from ovmse.runs.files import DATA_DIR
 from ovmse.training.rollout import collect
 
 
@@ -104,6 +105,19 @@ def test_a_missing_dataset_says_the_command_that_makes_it() -> None:
     for wrong in ("x", [], ["2s3z_medium", ""], [1]):
         with pytest.raises(UserError, match=f"datasets: got {re.escape(repr(wrong))}, allowed: a"):
             tables.look(wrong)
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    source, names = DATA_DIR / "2s3z_medium.h5", []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        names.append(str(shutil.copy(source, tmp_path / folder / "x.h5")))
+    looked = tables.look([*names, "2s3z_medium"])
+    assert [one.name for one in looked] == [n.removesuffix(".h5") for n in names] + ["2s3z_medium"]
+    use = tables.action_use(looked)
+    assert not use.duplicated(["dataset", "agent", "action"]).any()
+    with pytest.raises(UserError, match="got 2s3z_medium twice, allowed: each dataset once"):
+        tables.look(["2s3z_medium", "2s3z_medium"])
 
 
 @pytest.fixture

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
 
@@ -61,7 +64,14 @@ HINTS = [
     (1, 7, "Add what agent 1's bold contributes"),
     (1, "4", "answer with a number, without quotes; got '4'."),
     (2, "above 15", "one fall teaches both parts"),
-    (2, "5 to 15", "Its two parts change"),
+    (1, 3, "only agent 2's part"),
+    (1, 5, "only agent 1's part"),
+    (1, np.array(4), "answer with a number; got array(4)"),
+    (1, True, "answer with a number; got True"),
+    (1, [4], "answer with a number; got [4]"),
+    (1, math.nan, "Add what agent 1's bold contributes"),
+    (4, 10**400, "Count the cells of the middle panel"),
+    (2, "5 to 15", "changes both of its parts"),
     (3, 0, "its maximum with the truth is not"),
     (3, 0.8, "That is λ = 1"),
     (3, 1, "only draws above the memory count"),
@@ -79,6 +89,8 @@ HINTS = [
     (5, Algorithm(label="Mine", target="ovm", exploration="one_at_a_time"), "exploration: got"),
     (5, Algorithm(label="Mine", target="ovm", online_cql="yes"), "online_cql: got 'yes'"),  # type: ignore[arg-type]
     (5, replace(ALGORITHMS["ovmse"], label="Mine", online_cql=False), "OVMSE by another name"),
+    (5, replace(ALGORITHMS["ovm"], label="Mine", pretrained="no"), "pretrained: got 'no'"),  # type: ignore[arg-type]
+    (5, Algorithm(label="Mine", exploration=np.array(["a", "b"])), "exploration: got array"),  # type: ignore[arg-type]
     (5, Algorithm(label="SE", target="ovm", exploration="sequential_centralised"), "is taken"),
     (5, Algorithm(label="", target="ovm"), "label: got ''"),
     (5, Algorithm(label=3, target="ovm"), "label: got 3"),  # type: ignore[arg-type]
@@ -87,6 +99,9 @@ HINTS = [
     (6, {"OVMSE", "SE", "MACQL"}, "does not protect"),
     (6, ("OVMSE", "Switch CQL"), "nothing holds the old values"),
     (6, ["QMIX"], "answer with some of"),
+    (6, np.array("SE"), "answer with some of"),
+    (6, [], "How many explore at once in MACQL with SE?"),
+    (6, pd.Series([1, 2, 3, 4], index=sorted(exercises.ONE_AT_A_TIME)), "answer with some of"),
 ]
 
 
@@ -108,13 +123,18 @@ def test_the_right_answers_are_what_the_tables_say() -> None:
 
 
 def test_only_a_row_that_is_right_is_watched() -> None:
-    """Any other answer, None among them, leaves the solution in its place: section 9 runs."""
+    """Any other answer, None among them, leaves the solution in its place, and without either (the
+    names are those of other exercises, too) two algorithms are watched: section 9 runs."""
     wrong = [answer for number, answer, _ in HINTS if number == 5]
     assert all(exercises.wrong_row(answer) for answer in [None, *wrong])
     mine = Algorithm(label="Mine", target="ovm", exploration="sequential_centralised")
     assert exercises.wrong_row(mine) is None
-    watched = next(c.source for c in NOTEBOOK.cells if c.source.startswith("mine = "))
-    assert watched.startswith("mine = answer if wrong_row(answer) is None else solution\n")
+    watched = next(c.source for c in NOTEBOOK.cells if c.source.startswith("rows = "))
+    known = SimpleNamespace(known=dict.fromkeys, watch=dict)
+    for answer, solution, row in ((mine, 4, [mine]), (None, mine, [mine]), (["SE"], ["SE"], [])):
+        names: dict[str, Any] = {"answer": answer, "solution": solution, "grids": known}
+        exec(watched[: watched.index("show(")], names | {"wrong_row": exercises.wrong_row}, names)
+        assert [*names["tried"].values()] == [None, None, *row]
 
 
 def test_who_wins_more_than_half_at_the_end_is_what_the_runs_that_ship_measured() -> None:

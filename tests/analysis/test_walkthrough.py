@@ -166,6 +166,17 @@ def test_online_a_table_without_exploring_learns_its_own_true_value() -> None:
     assert run.steps.tolist() == [0, 400, 800, 1200] and (run.wins == 1).all()
 
 
+def test_what_is_held_is_what_the_pre_trained_team_did_whoever_learns() -> None:
+    """QMIX learns from nothing, and is asked about the same joint actions as the others."""
+    start = grids.pretrained(teams=3)
+    run = finetune(ALGORITHMS["qmix"], start, epsilon=0.5, steps=400, every=400)
+    best = start.argmax(-1)
+    for team in range(3):
+        held = [q_tot(run.parts[-1])[team, s, *best[team, s]] for s in range(5)]
+        assert run.held[-1, team] == pytest.approx(np.mean(held))
+    assert run.held[0].tolist() == [20] * 3  # the guess
+
+
 def test_a_row_that_the_tables_do_not_hold_is_refused_in_a_sentence() -> None:
     for name in ("action_proposal", "macal_ql", "wsrl"):
         with pytest.raises(UserError, match="the tables of the walkthrough hold"):

@@ -63,7 +63,8 @@ PLANTED: dict[str, list[Episode]] = {
     "Time limits marked as ends": clean() + [as_defeat(battle(rng, 20)) for _ in range(10)],
     "No wins": [replace(e, won=False) for e in clean()],
     "Action 3 is missing:": [without(3, (0, 1))(e) for e in clean()],
-    "Action 2 is missing for agent 1": [without(2, (1,))(e) for e in clean()],
+    "No rewards": [replace(e, reward=0 * e.reward) for e in clean()],
+    "Action 2 is missing for agent 2:": [without(2, (1,))(e) for e in clean()],
 }
 
 
@@ -85,6 +86,31 @@ def test_a_vault_is_audited_alike(name: str, tmp_path: Path) -> None:
     found = audit(load_dataset(write_vault(tmp_path / "3m.vlt" / "X", of, {}))).warnings
     assert [w for w in found if w.startswith(name or "?")] == found[: bool(name)]
     assert len(found) == bool(name), found
+
+
+def test_few_copies_and_an_unknown_end_hide_nothing(tmp_path: Path) -> None:
+    lost = [replace(e, won=False) for e in clean()]
+    few = audited(tmp_path, [*lost[:260], *lost[:8], replace(lost[260], won=None)]).warnings
+    assert few[0].startswith("Duplicates: 8 of 269 battles are copies of others, so the file says")
+    assert few[1].startswith("No wins") and len(few) == 2
+    unknown = [replace(e, won=None) for e in lost]
+    assert audited(tmp_path, unknown[:200] + lost[200:]).warnings == [], "too few are known"
+
+
+def test_cut_battles_count_by_their_steps(tmp_path: Path) -> None:
+    """As many battles are cut in both files; they are many steps only beside short ones."""
+    rng = np.random.default_rng(1)
+    cut = [battle(rng, cut=True) for _ in range(10)]
+    for length, warned in ((18, False), (5, True)):
+        found = audited(tmp_path, [battle(rng, length) for _ in range(300)] + cut)
+        assert found.numbers["cut_steps"] == pytest.approx(200 / (200 + 300 * length))
+        assert [w[:11] for w in found.warnings] == ["Cut battles"] * warned
+
+
+def test_a_missing_action_is_said_by_its_name(tmp_path: Path) -> None:
+    path = write_dataset(tmp_path / "x.h5", PLANTED["Action 3 is missing:"], SPEC, {})
+    [warning] = audit(load_dataset(path), ["north", "south", "stop", "attack 0"]).warnings
+    assert warning.startswith("Action 3 (attack 0) is missing: offered at")
 
 
 def test_nothing_is_invented_on_a_clean_file(tmp_path: Path) -> None:

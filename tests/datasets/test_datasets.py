@@ -565,6 +565,8 @@ def test_a_later_format_is_refused(file: Path) -> None:
         ("filled", (2, 6, 0), 1, "episode 2: filled is not a run of ones"),
         ("filled", 3, 0, "episode 3: filled marks no step"),
         ("filled", (3, slice(1, None)), 0, "episode 3: filled marks no step"),
+        ("filled", (1, 2, 0), 2, "episode 1: filled is neither 0 nor 1"),
+        ("terminated", (2, 1, 0), 3, "episode 2: terminated is neither 0 nor 1"),
         ("terminated", (3, 2, 0), 1, "episode 3: filled goes on for more than one row after"),
     ],
 )
@@ -573,6 +575,14 @@ def test_unusable_values(file: Path, name: str, index: Any, value: float, messag
     values[index] = value
     put(file, name, values)
     assert message in refusal(file)
+
+
+@pytest.mark.parametrize("name", ["filled", "terminated"])
+def test_a_mark_that_is_nan(file: Path, name: str) -> None:
+    values = get(file, name).astype(np.float64)
+    values[2, 1, 0] = np.nan
+    put(file, name, values)
+    assert f"episode 2: {name} is neither 0 nor 1" in refusal(file)
 
 
 @pytest.mark.parametrize("value", [1.5, np.nan])
