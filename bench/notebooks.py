@@ -35,7 +35,7 @@ def opened(quick: bool) -> tuple[list[list[str]], str]:
         few, many, hard = (Path(folder) / name for name in ("few", "many", "hard"))
         _copies("2s3z", few, 1)
         names = ["02_q_drift", "03_exploration"]
-        asked = [(name, "2s3z", few) for name in names]
+        asked = [(name, "2s3z", few) for name in names[quick:]]
         if not quick:
             _copies("6h_vs_8z", hard, 1)
             _copies("2s3z", many, -(-MANY // len(find_runs(few))))

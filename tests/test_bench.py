@@ -42,7 +42,7 @@ def test_quick_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert expected in text
     assert "2 tiny notebooks (QMIX on the climb game" in text
     assert "1 of 1 runs end with the measurements of an undisturbed sweep" in text
-    assert "| 02_q_drift | 2s3z | 6 | " in text and "| 03_exploration | 2s3z | 6 | " in text
+    assert "| 03_exploration | 2s3z | 6 | " in text
     last = text.rstrip().splitlines()[-1]
     assert "of 8 rows fall short" in last
     assert text.count("| short ") == int(last.split()[0])
