@@ -381,12 +381,12 @@ def public_file(path: Path, episodes: int, limit: int, chunk: tuple[int, int]) -
 def test_a_published_file_is_read_in_twice_its_unpadded_size(
     tmp_path: Path, chunk: tuple[int, int]
 ) -> None:
-    """2,000 battles of 6h_vs_8z: padded they would take 1 GB."""
-    unpadded = public_file(tmp_path / "6h_vs_8z_medium.h5", 2_000, 150, chunk)
+    """5,000 battles of 6h_vs_8z: padded they would take 2.4 GB."""
+    unpadded = public_file(tmp_path / "6h_vs_8z_medium.h5", 5_000, 150, chunk)
     said: list[int] = []
     tracemalloc.start()
     read = load_dataset(tmp_path / "6h_vs_8z_medium.h5", progress=lambda done, _: said.append(done))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(read.episodes) == said[-1] == 2_000 and said == sorted(set(said))
+    assert len(read.episodes) == said[-1] == 5_000 and said == sorted(set(said))
     assert peak < 2 * unpadded
