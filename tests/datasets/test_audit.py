@@ -107,6 +107,22 @@ def test_cut_battles_count_by_their_steps(tmp_path: Path) -> None:
         assert [w[:11] for w in found.warnings] == ["Cut battles"] * warned
 
 
+@pytest.mark.parametrize(("offered", "warned"), [(199, False), (200, True)])
+def test_an_action_that_was_hardly_ever_offered_is_not_missing(
+    offered: int, warned: bool, tmp_path: Path
+) -> None:
+    battles = [without(3, (0, 1))(e) for e in clean()]
+    left = offered
+    for e in battles:
+        steps = min(left, e.length)
+        e.avail_actions[steps:, 1, 3] = False
+        e.avail_actions[:, 0, 3] = False
+        left -= steps
+    found = audited(tmp_path, battles)
+    assert found.offered[:, 3].tolist() == [0, offered]
+    assert [w[:19] for w in found.warnings] == ["Action 3 is missing"] * warned
+
+
 def test_a_missing_action_is_said_by_its_name(tmp_path: Path) -> None:
     path = write_dataset(tmp_path / "x.h5", PLANTED["Action 3 is missing:"], SPEC, {})
     [warning] = audit(load_dataset(path), ["north", "south", "stop", "attack 0"]).warnings
