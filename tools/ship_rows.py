@@ -70,7 +70,7 @@ def card(item: str, table: pd.DataFrame) -> str:
     """What was asked, what came out, and what makes it anew."""
     found = results.only(results.runs(results.finished(results.read(RESULTS))), item)
     by = VARIED.get(item, [])
-    lines = results.ranges(found, MEASURES, by)
+    lines = results.ranges(found, MEASURES, by).sort_values(["task", "dataset", "name", *by])
     words = readable(lines[["task", "dataset", "name", *by, "seeds"]], KNOWN)
     for name in MEASURES:
         three = (100 * lines[[name, f"{name}_min", f"{name}_max"]]).to_numpy()

@@ -337,6 +337,28 @@ def test_the_table_of_the_readme_is_the_cards_and_its_words_are_of_the_runs() ->
                        "Action proposal"), ("MACal-QL with SE", "MACal-QL")):  # fmt: skip
         adds[one] = wins[one]["mean"].to_numpy() - wins[alone]["mean"].to_numpy()
         assert (adds[one] > 0).all(), one
+    every = results.runs(results.results_given(""))
+    hard = results.shared(results.of_question(every, "paper_setting", "6h_vs_8z", "medium"))
+    assert hard.seed.nunique() == 1
+    at = {one.name: one for one in hard.itertuples(index=False)}
+    start = f"{100 * at['OVMSE'].start:.0f}"
+    assert len(at) == 6 and {f"{100 * one.start:.0f}" for one in at.values()} > {start, "0"}
+    end = {name: f"{100 * one.end:.0f}" for name, one in at.items()}
+    assert (
+        f"OVMSE ends at {end['OVMSE']} %, from {start}; SE at {end['SE']}, Switch CQL at "
+        f"{end['Switch CQL']} and MACQL at {end['MACQL']}, from the same {start}; QMIX, which "
+        f"learned from no data, at {end['QMIX']}."
+    ) in words
+    noise = results.only(every, "noise")
+    assert noise.seed.nunique() == 1 and set(noise.task) == {"2s3z"}
+    plain = noise[noise.name.isin(["Switch CQL", "SE", "OVM", "OVMSE"])]
+    few = 100 * plain[plain.explorers <= 0.5]["mean"]
+    all_five = (100 * plain[plain.explorers == 5].set_index("name")["mean"]).round()
+    assert f"have a mean win rate of {few.min():.0f} to {few.max():.0f} %" in words
+    assert (
+        f"Switch CQL has {all_five['Switch CQL']:.0f} % and OVM {all_five['OVM']:.0f}. Whether"
+    ) in words
+    assert "cannot be told to fall on one curve" in verdicts.one_curve(every)
     calibrated = adds.pop("MACal-QL with SE")
     points = [100 * gain.mean() for gain in adds.values()]
     assert f"by {min(points):.0f} to {max(points):.0f} points on average" in words
