@@ -230,5 +230,8 @@ def start_today(found: pd.DataFrame) -> str:
 
 
 def _at(key: tuple) -> str:
-    _, name, _, _, epsilon, explorers = key
+    """A line and its noise. Elsewhere than in the map of noise a plain name may hold the
+    conservative term, so there it is said that it does not."""
+    item, name, _, _, epsilon, explorers = key
+    name += " without CQL" if item == "noise" and name in ("OVM", "OVMSE") else ""
     return f"{name} from ε {epsilon:g} ({explorers:g} explorer{'s' * (explorers != 1)})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from pathlib import Path
 
 import h5py
@@ -217,7 +218,10 @@ def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFra
     start = verdicts.start_today(found)
     noisy = results.only(found, "noise").query("task == '6h_vs_8z'")
     best = noisy.groupby(["name", "epsilon_start"])["mean"].median().idxmax()
-    assert f"6h_vs_8z, medium, 100,000 steps**: {best[0]} from ε {best[1]:g}" in start
+    said = best[0] + " without CQL" * (best[0] in ("OVM", "OVMSE"))
+    assert f"6h_vs_8z, medium, 100,000 steps**: {said} from ε {best[1]:g}" in start
+    plain = [line for line in start.splitlines() if "100,000 steps**" in line]
+    assert all(re.search("OVM(SE)? from", line) is None for line in plain) and plain
     assert "sign-flip p of 0.25" in start  # three seeds
     none = found.iloc[:0]
     assert "not run" in verdicts.one_curve(none) and "No run" in verdicts.who_wins(none)
