@@ -95,15 +95,15 @@ def look(names: Sequence[str], backend: str = "smax") -> list[Looked]:
     listed = isinstance(names, list | tuple) and names
     if not listed or not all(isinstance(name, str) and name for name in names):
         raise UserError(f"datasets: got {names!r}, allowed: a list of names or paths")
-    found, called = [], _distinct(names)
+    found, called = [], dict(zip(names, _distinct(names)))
     for name in tracked(names, "Datasets read"):
         there = PROJECT / name if (PROJECT / name).exists() else name
         try:
             data = load_dataset(there, backend=backend)
         except DatasetError as error:
             raise UserError(f"{error}; {how_to_make(str(name), backend)}") from None
-        found.append(data)
-    return [Looked(name, data) for name, data in zip(called, found)]
+        found.append(Looked(called[name], data))
+    return found
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -38,12 +38,16 @@ class Form:
             "(n) => window.panel.content.widgets[n].model.sharedModel.source", CELL
         )
 
-    def write(self, text: str) -> None:
-        """Puts the text at the end of that cell, as a person would type it."""
+    def put(self, source: str) -> None:
+        """Makes this the whole cell."""
         self.page.evaluate(
             "([n, text]) => window.panel.content.widgets[n].model.sharedModel.setSource(text)",
-            [CELL, f"{self.source()}\n{text}"],
+            [CELL, source],
         )
+
+    def write(self, text: str) -> None:
+        """Puts the text at the end of that cell, as a person would type it."""
+        self.put(f"{self.source()}\n{text}")
 
     def says(self, text: str, seconds: float = 30) -> None:
         status = self.node.get_by_role("status")
@@ -126,10 +130,7 @@ def test_no_cell_is_spoilt_and_what_is_shown_is_what_trains(browser, lab) -> Non
     own = form.source().splitlines()[0]
 
     def put(text: str) -> None:
-        form.page.evaluate(
-            "([n, text]) => window.panel.content.widgets[n].model.sharedModel.setSource(text)",
-            [CELL, f"{own}\n{text}"],
-        )
+        form.put(f"{own}\n{text}")
 
     put('preset = "tiny"')
     wait_for(lambda: preset.input_value() == "tiny", "the form follows")

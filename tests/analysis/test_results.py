@@ -303,15 +303,13 @@ def test_what_luck_alone_shows_is_what_04_says() -> None:
     assert f"a test at 80 % among 30 with a chance of {100 * once:.0f} %" in said
 
 
-SETTING = ("paper_setting", "2s3z", "medium")
-
-
 def test_the_table_of_the_readme_is_the_cards_and_its_words_are_of_the_runs() -> None:
     readme = (ROOT / "README.md").read_text()
     card = (ROOT / "data/results/paper_setting.md").read_text()
     table = [line for line in card.splitlines() if line.startswith("| 2s3z | medium |")]
     assert len(table) == 14 and "\n".join(table) in readme
-    found = results.of_question(results.runs(results.results_given("")), *SETTING)
+    every = results.runs(results.results_given(""))
+    found = results.of_question(every, "paper_setting", "2s3z", "medium")
     runs = results.shared(found)
     wins = {name: line.sort_values("seed") for name, line in runs.groupby("name")}
 
@@ -341,7 +339,6 @@ def test_the_table_of_the_readme_is_the_cards_and_its_words_are_of_the_runs() ->
                        "Action proposal"), ("MACal-QL with SE", "MACal-QL")):  # fmt: skip
         adds[one] = wins[one]["mean"].to_numpy() - wins[alone]["mean"].to_numpy()
         assert (adds[one] > 0).all(), one
-    every = results.runs(results.results_given(""))
     hard = results.shared(results.of_question(every, "paper_setting", "6h_vs_8z", "medium"))
     assert hard.seed.nunique() == 1
     at = {one.name: one for one in hard.itertuples(index=False)}
