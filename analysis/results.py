@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import statistics
-from analysis.tables import WHO, curves, measured, named
+from analysis.tables import CONTROLS, WHO, curves, measured, named
 from ovmse.datasets.dataset import DatasetError, dataset_path
 from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS
@@ -141,8 +141,8 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _names(rows: pd.DataFrame, item: str) -> list[str]:
-    """What a line is called. In the map of noise the exploration is the axis, and the conservative
-    term is said alike on all maps."""
+    """What a line is called. In the map of noise the exploration is the axis, and whether OVM and
+    OVMSE have the conservative term is said on every map: what they have by themselves differs."""
     names = []
     columns = [*WHO, "online_cql", "cql_anneal", "policy_warmup_steps"]
     for row in rows[columns].itertuples():
@@ -153,7 +153,7 @@ def _names(rows: pd.DataFrame, item: str) -> list[str]:
             names.append(OWN["kept"])
         elif item == "noise":
             known = row.algorithm in ALGORITHMS and ALGORITHMS[str(row.algorithm)].online_cql
-            word = {True: "with CQL", False: ""}[bool(row.online_cql)] if known is None else ""
+            word = CONTROLS["online_cql"][bool(row.online_cql)] if known is None else ""
             names.append(named(str(row.algorithm), word))
         else:
             names.append(named(str(row.algorithm), str(row.variant)))

@@ -164,7 +164,7 @@ def _interval(of: Any) -> str:
 def one_curve(found: pd.DataFrame) -> str:
     """Whether exploring one at a time does otherwise than each by itself, at as many explorers."""
     rows, said = results.only(found, "noise"), []
-    for one, alone in (("SE", "Switch CQL"), ("OVMSE", "OVM")):
+    for one, alone in (("SE", "Switch CQL"), ("OVMSE without CQL", "OVM without CQL")):
         for task, mine in rows.groupby("task", sort=False):
             both = set.intersection(*(set(mine[mine.name == n].explorers) for n in (one, alone)))
             scores = {
@@ -230,8 +230,6 @@ def start_today(found: pd.DataFrame) -> str:
 
 
 def _at(key: tuple) -> str:
-    """A line and its noise. Elsewhere than in the map of noise a plain name may hold the
-    conservative term, so there it is said that it does not."""
-    item, name, _, _, epsilon, explorers = key
-    name += " without CQL" if item == "noise" and name in ("OVM", "OVMSE") else ""
+    """A line and its noise."""
+    _, name, _, _, epsilon, explorers = key
     return f"{name} from ε {epsilon:g} ({explorers:g} explorer{'s' * (explorers != 1)})"

@@ -14,11 +14,12 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import nbformat
 import numpy as np
 import pytest
+from bs4 import BeautifulSoup
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -245,3 +246,16 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def dead_links(study: Path) -> list[str]:
+    """Links of the pages of a folder to what is not in it; those to the web are not followed."""
+    pages = {f.name: BeautifulSoup(f.read_text(), "html.parser") for f in study.glob("*.html")}
+    dead = []
+    for name, page in pages.items():
+        for link in page.find_all("a", href=True):
+            to, _, fragment = unquote(link["href"]).partition("#")
+            there = to in {"", *pages} and (not fragment or pages[to or name].find(id=fragment))
+            if urlsplit(to).scheme not in ("https", "data") and not there:
+                dead.append(f"{name}: {link['href']}")
+    return dead

@@ -8,8 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from axe_playwright_python.base import AXE_FILE_PATH
-from browser import MARKS, Browser, wait_for
-from bs4 import BeautifulSoup
+from browser import MARKS, Browser, dead_links, wait_for
 from conftest import ROOT
 
 from analysis.report import write_study
@@ -80,17 +79,7 @@ def test_the_folder_is_small(study):
 
 
 def test_no_link_of_the_study_is_dead(study):
-    pages = {
-        file.name: BeautifulSoup(file.read_text(), "html.parser") for file in study.glob("*.html")
-    }
-    for name, page in pages.items():
-        for link in page.find_all("a", href=True):
-            to, _, fragment = unquote(link["href"]).partition("#")
-            if not urlsplit(to).scheme:
-                assert to in {"", *pages}, f"{name}: {to}"
-                assert not fragment or pages[to or name].find(id=fragment), (
-                    f"{name}: {to}#{fragment}"
-                )
+    assert dead_links(study) == []
 
 
 @pytest.mark.parametrize("name", PAGES)
