@@ -3,8 +3,8 @@ r"""Results as the JSON of marl-eval (Gorsane et al. 2022), for those who plot w
     python -m analysis.marl_eval SOURCE FOLDER
 
 SOURCE: a folder of runs, a Parquet file or a folder of such; FOLDER gets one file an item. It wants
-as many steps and seeds of every algorithm on every map, so a file holds what all lines of an item
-have: the steps of the shortest, and all seeds; where these differ, it names what differs itself.
+as many steps and seeds of every algorithm on every map, so a file holds the steps of the shortest
+run and, of each map and dataset, the seeds that every line has.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(source: str, folder: str) -> None:
     """Writes FOLDER/ITEM.json for every item of the source that compares algorithms."""
     lines = results.finished(results.read(source))
     compared = results.only(lines, *results.COMPARED, results.BEST)
-    for item, mine in compared.groupby("item", sort=False):
+    for item, mine in results.shared(compared).groupby("item", sort=False):
         path = Path(folder) / f"{item}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:

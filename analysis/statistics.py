@@ -114,7 +114,8 @@ class Story(NamedTuple):
     regret: float  # 1 - mean win rate over the online steps (trapezoids between tests)
     retention: float  # lowest / start; NaN where nothing was won at the start
     lowest_at: float
-    recover: float  # steps from the lowest point to a test as good as the start; 0: never fell
+    recover: float  # steps from the lowest point to a test as good as the start; 0: never fell,
+    #                 NaN: never, or nothing was won at the start
     to_40: float  # steps to the first test with 40 % of the battles won
     to_80: float
 
@@ -131,7 +132,7 @@ def story(steps: Numbers, wins: Numbers) -> Story:
 
     start, lowest, at = float(y[0]), float(y[low]), float(x[low])
     kept = lowest / start if start else float("nan")
-    recover = first((y >= start) & (x >= at)) - at
+    recover = first((y >= start) & (x >= at)) - at if start else float("nan")
     return Story(start, lowest, float(y[-1]), 1 - mean, kept, at, recover,
                  first(y >= 0.4), first(y >= 0.8))  # fmt: skip
 

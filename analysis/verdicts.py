@@ -16,9 +16,12 @@ from analysis.charts.show import show, show_table
 from analysis.results import LINE, QUESTION
 from analysis.statistics import holm, paired
 from analysis.tables import DIFFERENCES, RESULTS, per_cent
+from ovmse.config import Config
+from ovmse.runs.code import learning_code_key
 from ovmse.runs.files import SHIPPED_DATA
 
 TOLD = 0.05  # of a Holm-adjusted sign-flip p
+LEAD = ": a lead, no advice"  # where so few seeds cannot tell any line from another
 SAME = 0.05  # mean win rates whose interval lies within this of each other count as one curve
 
 
@@ -65,13 +68,17 @@ def made_by(lines: pd.DataFrame) -> str:
     cards = [f"[{item}](../data/results/{item}.md)" for item in items
              if (SHIPPED_DATA / f"results/{item}.md").exists()]  # fmt: skip
     said = f"Made by learning code {', '.join(codes) or 'unknown'}"
-    return f"{said}; seeds, machine and commands of what ships: {', '.join(cards) or 'nothing'}."
+    said += f"; seeds, machine and commands of what ships: {', '.join(cards) or 'nothing'}."
+    at = [results.COMMITS[code] for code in codes if code in results.COMMITS]
+    if at and learning_code_key() not in codes:
+        said += f" Runs of other code do not join these: for more, `git checkout {at[0]}` first."
+    return said
 
 
 def _not_run(items: Sequence[str]) -> None:
     commands = [p.command for p in results.PLANNED if p.item in items]
     if results.BEST in items:
-        commands += ["python tools/at_its_best.py  # after the tuning; writes the next one's grid",
+        commands += ["python tools/at_its_best.py RUNS  # of the tuning; writes the next grid",
                      f"ovmse sweep notebooks/grids/results/{results.BEST}.yaml"]  # fmt: skip
     _commands("**Not run.**", commands)
 
@@ -95,19 +102,35 @@ def who_wins(found: pd.DataFrame) -> str:
         return "No seed of the paper's setting has every line yet, so nothing is ranked."
     table, parts = results.differences(found), []
     for key, rows in found.groupby(QUESTION, sort=False):
-        ends = rows.groupby("name").end.median().sort_values(ascending=False)
-        text = f"**{key[1]} {key[2]}**: {ends.index[0]} ends highest ({per_cent(ends.iloc[0])})"
-        if "OVMSE" in ends and ends.index[0] != "OVMSE":
-            text += f", OVMSE at {per_cent(ends['OVMSE'])}"
+        if rows.name.nunique() == 1:
+            parts.append(f"**{key[1]} {key[2]}**: only {rows.name.iloc[0]} was run")
+            continue
+        text = f"**{key[1]} {key[2]}**: " + _first(rows, "end", "ends highest", "at")
+        text += "; " + _first(rows, "lowest", "falls least", "to")
         parts.append(text + _rivals(results.of_question(table, *key)))
     seeds = found.groupby([*QUESTION, "name"]).seed.nunique()
     more = len(asked) - len(found)
     left = f" ({more} runs of seeds that not every line has are left out)" if more else ""
-    return (
-        f"Win rates at the end are medians of {seeds_each(seeds)}{left}; OVMSE is compared with "
-        "each rival by the mean win rate over the online steps, in paired seeds (sign-flip p "
-        f"adjusted by Holm below {TOLD}).\n\n- " + "\n- ".join(parts)
+    compared = (
+        "OVMSE is compared with each rival by the mean win rate over the online steps, in paired "
+        f"seeds (sign-flip p adjusted by Holm below {TOLD})"
+        if len(table)
+        else "nothing is compared with OVMSE"
     )
+    return (
+        f"Win rates at the end and in the lowest test are medians of {seeds_each(seeds)}{left}; "
+        f"{compared}.\n\n- " + "\n- ".join(parts)
+    )
+
+
+def _first(rows: pd.DataFrame, measure: str, what: str, at: str) -> str:
+    """Which line's median is the greatest, and where OVMSE's lies."""
+    medians = rows.groupby("name")[measure].median().sort_values(ascending=False, kind="stable")
+    first = medians.index[0]
+    text = f"{first} {what} ({per_cent(medians.iloc[0])})"
+    if "OVMSE" in medians and first != "OVMSE":
+        text += f", OVMSE {at} {per_cent(medians['OVMSE'])}"
+    return text
 
 
 def _rivals(table: pd.DataFrame) -> str:
@@ -138,8 +161,7 @@ def _all_of(some: pd.DataFrame, table: pd.DataFrame, all_of: str = "all") -> str
 
 def which_part(found: pd.DataFrame) -> str:
     """What each part adds to the other two, and whether schemes of exploration fall together."""
-    both = results.shared(results.only(found, *results.COMPARED))
-    table, parts = results.effects(both), []
+    table, parts = results.effects(results.only(found, *results.COMPARED)), []
     for key, rows in table.groupby(QUESTION, sort=False):
         whole = rows[rows.beside.str.contains(" and ")]
         if len(whole) == len(results.PARTS):
@@ -153,7 +175,8 @@ def which_part(found: pd.DataFrame) -> str:
 
 
 def _points(row: Any) -> str:
-    return f"{100 * row.mean:+.1f} points of mean win rate ({_interval(row)})"
+    of = f", {row.seeds} seeds" if row.seeds > 1 else ""
+    return f"{100 * row.mean:+.1f} points of mean win rate ({_interval(row)}{of})"
 
 
 def _interval(of: Any) -> str:
@@ -162,25 +185,28 @@ def _interval(of: Any) -> str:
 
 
 def one_curve(found: pd.DataFrame) -> str:
-    """Whether exploring one at a time does otherwise than each by itself, at as many explorers."""
+    """Whether exploring one at a time does otherwise than each by itself, at as many explorers: one
+    curve where every level's interval lies within `SAME`, none where one level is told apart."""
     rows, said = results.only(found, "noise"), []
     for one, alone in (("SE", "Switch CQL"), ("OVMSE without CQL", "OVM without CQL")):
         for task, mine in rows.groupby("task", sort=False):
-            both = set.intersection(*(set(mine[mine.name == n].explorers) for n in (one, alone)))
-            scores = {
-                n: mine[(mine.name == n) & mine.explorers.isin(both)].groupby("seed")["mean"].mean()
-                for n in (one, alone)
-            }
-            if not both or not set(scores[one].index) & set(scores[alone].index):
+            pairs = {}
+            for level, at in mine.groupby("explorers"):
+                scores = [at[at.name == name].set_index("seed")["mean"] for name in (one, alone)]
+                if len(scores[0].index.intersection(scores[1].index)):
+                    pairs[level] = paired(scores[0].to_dict(), scores[1].to_dict())
+            if not pairs:
                 continue
-            pair = paired(scores[one].to_dict(), scores[alone].to_dict())
+            told = holm([pair.p for pair in pairs.values()]) < TOLD
+            far = np.array([abs(pair.mean) >= SAME for pair in pairs.values()])
             word = "cannot be told to fall on one curve or not"
-            if pair.low > -SAME and pair.high < SAME:
+            if all(pair.low > -SAME and pair.high < SAME for pair in pairs.values()):
                 word = "fall on one curve"
-            elif abs(pair.mean) >= SAME and (pair.low > 0 or pair.high < 0):
+            elif (told & far).any():
                 word = "do not fall on one curve"
-            gap = f"{100 * pair.mean:+.1f} points, {_interval(pair)}"
-            said.append(f"on {task} {one} and {alone} {word} ({gap})")
+            level, widest = max(pairs.items(), key=lambda item: abs(item[1].mean))
+            gap = f"{100 * widest.mean:+.1f} points at {level:g}, {_interval(widest)}"
+            said.append(f"on {task} {one} and {alone} {word} (farthest apart by {gap})")
     if not said:
         return "The map of noise was not run."
     return f"At the same expected number of explorers, {'; '.join(said)}."
@@ -193,7 +219,8 @@ def start_today(found: pd.DataFrame) -> str:
     if rows.empty:
         return "Nothing was run yet, so nothing can be advised."
     said, least = [], []
-    by, budget = ["item", *LINE, "epsilon_start", "explorers"], ["task", "dataset", "online_steps"]
+    by = ["item", *LINE, "epsilon_start", "explorers", "exploration"]
+    budget = ["task", "dataset", "online_steps"]
     for (task, data, steps), mine in rows.groupby(budget, sort=False):
         mine = results.shared(mine, by, within=budget)
         where = f"- **{task}, {data}, {steps:,} steps**: "
@@ -207,15 +234,19 @@ def start_today(found: pd.DataFrame) -> str:
         others = sorted((key for key in medians if key != top), key=lambda key: -medians[key])
         pairs = [paired(lines[key].to_dict(), best.to_dict()) for key in others]
         adjusted = holm([pair.p for pair in pairs] or [1.0])
-        alike = [_at(k) for k, of, h in zip(others, pairs, adjusted) if h >= TOLD or of.mean >= 0]
+        near = [key for key, h in zip(others, adjusted) if h >= TOLD]
+        alike = [f"{_at(key)}, {per_cent(medians[key])}" for key in near]
+        why = _too_few(len(best), len(pairs))
         spread = f"{per_cent(best.min())} to {per_cent(best.max())}, {len(best)} seeds"
-        text = f"{where}{_at(top)}, mean win rate {per_cent(best.median())} "
-        text += f"({spread if len(best) > 1 else 'one seed: a lead, no advice'})."
+        spread = f"{spread if len(best) > 1 else 'one seed'}{LEAD if why else ''}"
+        text = f"{where}{_at(top)}, mean win rate {per_cent(best.median())} ({spread})."
+        if mine.epsilon_start.nunique() == 1:
+            text += " No other ε was tried."
         if alike:
             more = f" and {len(alike) - 6} others" if len(alike) > 6 else ""
-            why = _too_few(len(best), len(pairs))
             text += f" Not told from it in paired seeds: {'; '.join(alike[:6])}{more}{why}."
-        said.append(text)
+        [one] = mine.groupby(by, sort=False).get_group(top).head(1).to_dict("records")
+        said.append(f"{text} To train it: `{_train(one)}`.")
         least.append(len(best))
     if not least:
         return "\n".join(said)
@@ -231,5 +262,19 @@ def start_today(found: pd.DataFrame) -> str:
 
 def _at(key: tuple) -> str:
     """A line and its noise."""
-    _, name, _, _, epsilon, explorers = key
+    _, name, _, _, epsilon, explorers, exploration = key
+    name += ", centralised," if exploration == "sequential_centralised" else ""
     return f"{name} from ε {epsilon:g} ({explorers:g} explorer{'s' * (explorers != 1)})"
+
+
+def _train(run: dict[str, Any]) -> str:
+    """The command of such a run, with the settings that the defaults of its algorithm differ in."""
+    given = {name: run[name] for name in ("algorithm", "task", "dataset")}
+    defaults = Config.from_parameters(**given).model_dump()
+    words = [f"--{name} {value}" for name, value in given.items()]
+    for name in ("online_steps", *results.SETTING):
+        value = run.get(name)
+        if name != "long_test_battles" and pd.notna(value) and value != defaults[name]:
+            shown = str(value).lower() if isinstance(value, bool | np.bool_) else f"{value}"
+            words.append(f"{name}={shown}")
+    return f"ovmse train runs/{run['algorithm']} {' '.join(dict.fromkeys(words))}"

@@ -82,6 +82,19 @@ def test_no_link_of_the_study_is_dead(study):
     assert dead_links(study) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [("04_results", "Test battles won"), ("04_results", "Test return"),
+     ("05_ablation", "How much noise at the start?")],
+)  # fmt: skip
+def test_a_click_on_a_name_shows_its_lines_alone(browser, study, name, title):
+    chart = Opened(browser, study, name).page.locator("figure.chart", has_text=title)
+    faint = chart.locator("svg.marks .mark-line path[opacity='0.05']")
+    assert faint.count() == 0
+    chart.locator(".role-legend-label text", has_text="Switch CQL").first.click()
+    wait_for(lambda: faint.count() > 3, "the other lines to fade", 10)
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_asks_for_nothing_outside_and_has_no_barrier_by_day_night_or_phone(
     browser, study, name

@@ -3,7 +3,8 @@ r"""Writes notebooks/grids/results/at_its_best.yaml: each algorithm with the bes
     .venv/bin/python tools/at_its_best.py [TUNING.parquet or folder of its runs]
 
 The settings are those with the highest mean win rate over the online steps of the tuning seeds
-(`analysis.results.best`); the runs are of seeds that nothing was tuned on.
+(`analysis.results.best`); the runs are of seeds that nothing was tuned on. Of a map whose tuning is
+not whole nothing is chosen.
 """
 
 from __future__ import annotations
@@ -46,9 +47,22 @@ def grid(table: pd.DataFrame) -> str:
     return TEXT + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=98)
 
 
+def whole(found: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the maps whose tuning is finished; raises UserError, with counts, if there is no
+    such map."""
+    status = results.only(results.status(found), "tuning")
+    if (done := status[status.there >= status.planned]).empty:
+        counts = ", ".join(
+            f"{row.there} of {row.planned} on {row.task}" for row in status.itertuples()
+        )
+        raise UserError(f"of no map all runs of the tuning are finished: {counts}")
+    return found[found.task.isin(done.task)]
+
+
 def main(source: str) -> None:
     """Writes the file."""
-    text = grid(results.best(results.runs(results.finished(results.read(source)))))
+    found = results.runs(results.finished(results.read(source)))
+    text = grid(results.best(whole(found)))
     with replacing(GRID) as temporary:
         Path(temporary).write_text(text)
     print(f"The grid is {GRID}.")

@@ -38,6 +38,7 @@ mean over the online steps.
 Every test of every run, with all settings, the code's key and the versions: `{item}.parquet`.
 
 {commands}
+    python tools/ship_rows.py {item} runs/{item}  # adds their rows to the file and this card
 
 Machine: {machines}; one thread a run. Code: {code}. Seeds: {seeds}.
 """
@@ -88,7 +89,10 @@ def card(item: str, table: pd.DataFrame) -> str:
             f"    {plan.command} --folder runs/{item}/{plan.scale or item}" for plan in plans
         ),
         machines="; ".join(sorted(table.machine.dropna().unique())),
-        code=", ".join(sorted(table.code.unique())),
+        code=", ".join(
+            f"{code} (commit {results.COMMITS[code]})" if code in results.COMMITS else code
+            for code in sorted(table.code.unique())
+        ),
         seeds=", ".join(map(str, sorted(table.seed.unique()))),
     )
 

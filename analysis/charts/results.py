@@ -69,7 +69,8 @@ def learning(curves: pd.DataFrame, title: str, axis: str, top: float) -> alt.Top
         tooltip=[alt.Tooltip("name:N"), alt.Tooltip("x:Q", title="thousand steps"),
                  alt.Tooltip("median:Q", format=".3~g")],
     )  # fmt: skip
-    both = alt.layer(thin, bold.add_params(pick), data=csv_data(table))
+    # Legends of layers merge into the first one's: a parameter of another would hear no click.
+    both = alt.layer(thin.add_params(pick), bold, data=csv_data(table))
     alone = table.panel.nunique() == 1
     each = both.properties(width=540 if alone else 250, height=280 if alone else 170)
     facets = each.facet(_panels(curves), columns=2, spacing=18)
@@ -145,7 +146,7 @@ def strips(
         mine = rows[rows.panel == name]
         medians = mine[mine.kind == "seed"].groupby("name", sort=False).value.median()
         rest = mine[~mine.name.isin(medians.index)].groupby("name", sort=False).value.max()
-        order = [*medians.sort_values(ascending=False, kind="stable").index,
+        order = [*medians.sort_values(ascending=measure == "regret", kind="stable").index,
                  *rest.sort_values(ascending=False).index]  # fmt: skip
         drawn.append(_strip(mine, order, axis, name))
     below = NOT_SC2 if (rows.kind == "paper").any() else "a point is a seed, the bar their median"
@@ -214,7 +215,7 @@ def differences(table: pd.DataFrame, axis: str, title: str) -> alt.TopLevelMixin
         algorithm = mine.part.map(PART_LOOK) if parts else mine.algorithm
         mine = mine.assign(label=list(label), colour=[_colour(a) for a in algorithm])
         drawn.append(_difference(mine, axis, f"{key[1]} {key[2]}", WIDTH))
-    below = "a point is a pair of seeds, the bar their mean, the rule its t interval (95 %)"
+    below = "a point is a pair of seeds, the bar their mean; the rule: its own t interval (95 %)"
     return titled(alt.vconcat(*drawn, spacing=16), title, below)
 
 

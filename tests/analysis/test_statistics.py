@@ -117,7 +117,8 @@ def test_a_story_by_hand() -> None:
     assert np.isnan([never.recover, never.to_80]).all()
     rose = story([0, 10], [0.5, 0.7])
     assert (rose.recover, rose.retention) == (0, 1)
-    assert np.isnan(story([0, 10], [0.0, 0.2]).retention)
+    nothing = story([0, 10], [0.0, 0.2])
+    assert np.isnan([nothing.retention, nothing.recover]).all()
     assert story([0], [0.5]).regret == 0.5
 
 
@@ -127,4 +128,5 @@ def test_regimes() -> None:
     assert regime([15.0, 15.1, 15.2], 15.9) == "comparable"  # 15.1 +- .25
     assert regime([15.0, 15.1, 15.2], 16.2) == "inferior"
     assert regime([14.0, 15, 16], 18) == "inferior"
+    assert regime([14.0, 15, 16], 13) == "cannot be told"  # by 2, which is more than 1
     assert regime([14.0], 3) == "cannot be told"
