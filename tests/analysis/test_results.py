@@ -409,9 +409,21 @@ def test_the_table_of_the_readme_is_the_cards_and_its_words_are_of_the_runs() ->
         f"as much ({reach('lowest', 'MACQL with SE', 'MACal-QL with SE')} %) once they explore one",
         f"It ends at {reach('end', 'OVMSE')} %",
         f"keeps on 2s3z, at {reach('end', 'OVMSE without CQL')}, Action proposal with SE at "
-        f"{reach('end', 'Action proposal with SE')}, SE at {reach('end', 'SE')}, on every seed",
+        f"{reach('end', 'Action proposal with SE')}, SE at {reach('end', 'SE')}, WSRL at "
+        f"{reach('end', 'WSRL')}, OVM without CQL at {reach('end', 'OVM without CQL')}: all above",
     ):
         assert sentence in words, sentence
+    higher = ("OVMSE without CQL", "Action proposal with SE", "SE", "WSRL", "OVM without CQL")
+    for name in higher:
+        assert (wins[name].end.to_numpy() > wins["OVMSE"].end.to_numpy()).all(), name
+    parts = results.effects(runs).query("part == 'memory'").set_index("beside")
+    gains = (100 * parts["mean"]).round(1)
+    assert (
+        f"by {gains['nothing']:.0f} points without both other parts (on every seed), by "
+        f"{gains['CQL']:.0f} beside the conservative term, by {gains['SE']:.0f} beside sequential "
+        f"exploration (both on every seed); beside both it adds nothing ({gains['SE and CQL']:+g})"
+    ) in words
+    assert all((parts.each[beside] > 0).all() for beside in ("nothing", "CQL", "SE"))
     # 00 says so, of the median of all seeds
     text = (ROOT / "notebooks/00_walkthrough.ipynb").read_text()
     assert "OVM without\\n" in text and "falls below a tenth of its battles" in text
@@ -436,6 +448,8 @@ def test_the_table_of_the_readme_is_the_cards_and_its_words_are_of_the_runs() ->
         f"{span('Switch CQL')} and MACQL at {span('MACQL')}, from the same {span('SE', 'start')}; "
         f"QMIX, which learned from no data, at {span('QMIX')}."
     ) in words and not same
+    ends = hard[hard.algorithm != "qmix"].pivot(index="seed", columns="name", values="end")
+    assert (ends.idxmax(axis=1) == "OVMSE").all()
     plan = results.status(every)
     assert f"Of {plan.planned.sum():,} planned runs {plan.there.sum()} are made" in words
     noise = results.only(every, "noise")
@@ -443,9 +457,16 @@ def test_the_table_of_the_readme_is_the_cards_and_its_words_are_of_the_runs() ->
     plain = noise[noise.online_cql.eq(False)]
     few = 100 * plain[plain.explorers <= 0.5]["mean"]
     all_five = (100 * plain[plain.explorers == 5].set_index("name")["mean"]).round()
+    held = noise[noise.online_cql.eq(True)]
+    low = 100 * held[held.explorers <= 0.5]["mean"]
     assert f"have a mean win rate of {few.min():.0f} to {few.max():.0f} %" in words
-    alone, held = all_five["Switch CQL"], all_five["OVM without CQL"]
-    assert f"Switch CQL has {alone:.0f} % and OVM {held:.0f}. Whether" in words
+    assert f"MACQL and OVMSE with it {low.min():.0f} to {low.max():.0f}. With" in words
+    every_five = 100 * held[held.explorers == 5]["mean"].item()
+    alone, memory = all_five["Switch CQL"], all_five["OVM without CQL"]
+    assert (
+        f"Switch CQL has {alone:.0f} % and OVM {memory:.0f}, MACQL {every_five:.0f}. Whether"
+        in words
+    )
     assert "cannot be told to fall on one curve" in verdicts.one_curve(every)
     calibrated = adds.pop("MACal-QL with SE")
     points = [100 * gain.mean() for gain in adds.values()]
