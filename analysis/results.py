@@ -100,6 +100,10 @@ def read(source: str | Path = "") -> pd.DataFrame:
     if found := [file for file in files if file.is_file()]:
         parts = [curves(file).assign(item=file.stem) for file in found]
     elif source:
+        if other := sorted(file.name for file in folder.glob("*.parquet")):
+            raise UserError(
+                f"{folder}: got {', '.join(other)}, allowed: {', '.join(ITEMS)} (.parquet)"
+            )
         table = curves(folder)
         places = table.run if folder.suffix != ".parquet" else [str(folder)] * len(table)
         parts = [table.assign(item=[_item(place) for place in places])]

@@ -468,5 +468,5 @@ def readable(table: pd.DataFrame, known: Columns = READABLE) -> pd.DataFrame:
 
 
 def _ranged(value: str, low: str, high: str) -> str:
-    to = " to " if "-" in low + high else "–"
+    to = " to " if {*"+-"} & {*low, *high} else "–"
     return value if low == high else f"{value} ({low}{to}{high})"

@@ -35,6 +35,7 @@ from analysis.charts.show import VEGALITE, mimebundle, show
 from analysis.report import write_report
 from analysis.tables import (
     CONTROLS,
+    DIFFERENCES,
     curves,
     mean_curves,
     measured,
@@ -118,6 +119,8 @@ def test_a_table_for_readers_has_names_per_cent_and_separators():
     got = readable(pd.DataFrame([row], columns=columns).assign(run="a/b"))
     assert list(got.columns) == ["algorithm", "environment steps", "test battles won", "mean Q_tot"]
     assert got.iloc[0].tolist() == ["MACal-QL", "60,000", "58 % (50 %–67 %)", "-1.25"]
+    signed = pd.DataFrame([[0.1, 0.05, 0.15]], columns=["mean", "mean_min", "mean_max"])
+    assert readable(signed, DIFFERENCES).iloc[0].tolist() == ["+10.0 (+5.0 to +15.0)"]
 
 
 def test_the_answer_says_what_is_kept_and_the_lowest_point(table):

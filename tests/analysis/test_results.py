@@ -60,6 +60,8 @@ def test_items_come_from_names_of_files_and_folders(folder: Path, tmp_path: Path
     assert results._item("/x/noise_2s3z_one_at_a_time/code-1/se_2s3z_seed20_ab") == "noise"
     with pytest.raises(UserError, match="there is no file"):
         results.read(tmp_path / "none.parquet")
+    with pytest.raises(UserError, match="got mine.parquet, allowed: paper_setting, hard_map, "):
+        results.read(tmp_path)
 
 
 def test_nothing_yet_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
