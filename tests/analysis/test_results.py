@@ -262,6 +262,7 @@ def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFra
             value = run[setting] if pd.notna(run[setting]) else None
             assert getattr(config, setting) == value, setting
     plain = [line for line in start.splitlines() if "100,000 steps**" in line]
+    assert not any("No other" in line for line in plain)
     assert all(re.search("OVM(SE)? from", line) is None for line in plain) and plain
     assert "sign-flip p of 0.25" in start  # three seeds
     none = found.iloc[:0]
@@ -286,7 +287,7 @@ def test_schemes_fall_on_one_curve_level_by_level() -> None:
     assert "Switch CQL fall on one curve" in says({0.25: 0.0, 0.5: 0.01, 1: 0.0}, range(8))
     cross = says({0.25: -0.2, 0.5: 0.0, 1: 0.21})
     assert "do not fall on one curve (farthest apart by +21.0 points at 1, " in cross
-    assert "do not" not in says({0.25: 0.03, 0.5: 0.0, 1: 0.0})  # told, but close
+    assert "cannot be told" in says({0.25: 0.0495, 0.5: 0.0, 1: 0.0})  # from 0, but not far
     few = says({0.25: -0.2, 0.5: 0.0, 1: 0.21}, range(10))
     assert "do not fall on one curve (farthest apart by -20.0 points at 0.25, " in few
 
@@ -454,6 +455,16 @@ def test_the_table_of_the_readme_is_the_cards_and_its_words_are_of_the_runs() ->
     assert (ends.idxmax(axis=1) == "OVMSE").all()
     plan = results.status(every)
     assert f"Of {plan.planned.sum():,} planned runs {plan.there.sum()} are made" in words
+    mixed = results.only(every, "mixing_ratio")
+    assert mixed.seed.nunique() == 1
+    won = (100 * mixed.pivot(index="name", columns="mixing_ratio", values="mean")).round()
+    change = {name: f"from {row[0]:.0f} to {row[0.5]:.0f}" for name, row in won.iterrows()}
+    assert (
+        f"Switch CQL {change['Switch CQL']} %, of MACQL {change['MACQL']} and of MACal-QL "
+        f"{change['MACal-QL']}, of OVMSE {change['OVMSE']} ("
+    ) in words
+    ours = mixed[mixed.name == "OVMSE"].sort_values("mixing_ratio").last_return
+    assert "OVMSE returns {:.1f}, {:.1f}, {:.1f} and {:.1f} with".format(*ours) in words
     noise = results.only(every, "noise")
     assert noise.seed.nunique() == 1 and set(noise.task) == {"2s3z"}
     plain = noise[noise.online_cql.eq(False)]
@@ -508,7 +519,9 @@ def test_what_was_not_run_is_said_with_its_command(capsys: pytest.CaptureFixture
     assert all((ROOT / p.command.split()[2]).is_file() for p in PLANNED)
 
 
-def test_who_made_the_runs_is_said_with_their_card(lines: pd.DataFrame) -> None:
+def test_who_made_the_runs_is_said_with_their_card(
+    lines: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine = results.only(lines, "paper_setting")
     assert verdicts.made_by(mine) == (
         "Made by learning code c0de0000; seeds, machine and commands of what ships: "
@@ -517,6 +530,8 @@ def test_who_made_the_runs_is_said_with_their_card(lines: pd.DataFrame) -> None:
     shipped = next(iter(results.COMMITS))
     said = verdicts.made_by(mine.assign(code=shipped))
     assert said.endswith(f"for more, `git checkout {results.COMMITS[shipped]}` first.")
+    monkeypatch.setattr(verdicts, "learning_code_key", lambda: shipped)
+    assert "checkout" not in verdicts.made_by(mine.assign(code=shipped))
     assert verdicts.made_by(results.only(lines, "noise").assign(code=None)).startswith(
         "Made by learning code unknown; "
     )
