@@ -255,7 +255,7 @@ def differences(found: pd.DataFrame, measure: str = "mean", of: str = "OVMSE") -
                   for who, r in rows.groupby(LINE, sort=False)}  # fmt: skip
         full: dict[int, float] = next((s for who, s in scores.items() if who[0] == of), {})
         pairs = {(*key, *who): (s, full) for who, s in scores.items() if who[0] != of}
-        tables.append(_paired(pairs, LINE).sort_values("mean"))
+        tables.append(family(pairs, LINE).sort_values("mean"))
     return _joined(tables, LINE)
 
 
@@ -271,8 +271,8 @@ def effects(found: pd.DataFrame, measure: str = "mean") -> pd.DataFrame:
     """
     plain = [n for n, a in ALGORITHMS.items()
              if a.target in ("td", "ovm") and a.cql_form == "macql" and a.pretrained]  # fmt: skip
-    one = found.exploration.isin(["epsilon_greedy", "sequential_decentralised"])
-    rows = found[found.algorithm.isin(plain) & one]
+    own = found.exploration != "sequential_centralised"  # no part of OVMSE
+    rows = found[found.algorithm.isin(plain) & own]
     rows = rows.assign(
         memory=[ALGORITHMS[a].target == "ovm" for a in rows.algorithm],
         one=rows.exploration != "epsilon_greedy",
@@ -289,15 +289,16 @@ def effects(found: pd.DataFrame, measure: str = "mean") -> pd.DataFrame:
                     held = [PARTS[o] for o, on in zip(PARTS, without) if on]
                     beside = " and ".join(held) or "nothing"
                     pairs[(*key, PARTS[part], beside)] = (cells[cell], cells[without])
-        tables.append(_paired(pairs, ["part", "beside"]))
+        tables.append(family(pairs, ["part", "beside"]))
     return _joined(tables, ["part", "beside"])
 
 
 TESTED = ["mean", "low", "high", "p", "holm", "seeds", "each"]
 
 
-def _paired(pairs: dict[tuple, tuple[dict, dict]], about: list[str]) -> pd.DataFrame:
-    """One family of comparisons, of those pairs that share a seed."""
+def family(pairs: dict[tuple, tuple[dict, dict]], about: list[str]) -> pd.DataFrame:
+    """One family of comparisons, of those pairs that share a seed: the question and what else a key
+    is `about` -> the two's seed -> score; columns as in `differences`, Holm within the family."""
     rows = []
     for key, (a, b) in pairs.items():
         if set(a) & set(b):

@@ -21,7 +21,6 @@ from ovmse.runs.code import learning_code_key
 from ovmse.runs.files import SHIPPED_DATA
 
 TOLD = 0.05  # of a Holm-adjusted sign-flip p
-LEAD = ": a lead, no advice"  # where so few seeds cannot tell any line from another
 SAME = 0.05  # mean win rates whose interval lies within this of each other count as one curve
 
 
@@ -102,12 +101,12 @@ def who_wins(found: pd.DataFrame) -> str:
         return "No seed of the paper's setting has every line yet, so nothing is ranked."
     table, parts = results.differences(found), []
     for key, rows in found.groupby(QUESTION, sort=False):
-        if rows.name.nunique() == 1:
-            parts.append(f"**{key[1]} {key[2]}**: only {rows.name.iloc[0]} was run")
-            continue
-        text = f"**{key[1]} {key[2]}**: " + _first(rows, "end", "ends highest", "at")
-        text += "; " + _first(rows, "lowest", "falls least", "to")
-        parts.append(text + _rivals(results.of_question(table, *key)))
+        text = f"only {rows.name.iloc[0]} was run"
+        if rows.name.nunique() > 1:
+            text = _first(rows, "end", "ends highest", "at")
+            text += "; " + _first(rows, "lowest", "falls least", "to")
+            text += _rivals(results.of_question(table, *key))
+        parts.append(f"**{key[1]} {key[2]}**: {text}")
     seeds = found.groupby([*QUESTION, "name"]).seed.nunique()
     more = len(asked) - len(found)
     left = f" ({more} runs of seeds that not every line has are left out)" if more else ""
@@ -189,24 +188,26 @@ def one_curve(found: pd.DataFrame) -> str:
     curve where every level's interval lies within `SAME`, none where one level is told apart."""
     rows, said = results.only(found, "noise"), []
     for one, alone in (("SE", "Switch CQL"), ("OVMSE without CQL", "OVM without CQL")):
-        for task, mine in rows.groupby("task", sort=False):
-            pairs = {}
-            for level, at in mine.groupby("explorers"):
-                scores = [at[at.name == name].set_index("seed")["mean"] for name in (one, alone)]
-                if len(scores[0].index.intersection(scores[1].index)):
-                    pairs[level] = paired(scores[0].to_dict(), scores[1].to_dict())
-            if not pairs:
+        for key, mine in rows.groupby(QUESTION, sort=False):
+            scores = {
+                (name, level): of.set_index("seed")["mean"].to_dict()
+                for (name, level), of in mine.groupby(["name", "explorers"])
+            }
+            levels = sorted(set(mine.explorers))
+            pairs = {(*key, x): (scores.get((one, x), {}), scores.get((alone, x), {}))
+                     for x in levels}  # fmt: skip
+            table = results.family(pairs, ["explorers"])
+            if table.empty:
                 continue
-            told = holm([pair.p for pair in pairs.values()]) < TOLD
-            far = np.array([abs(pair.mean) >= SAME for pair in pairs.values()])
+            far = table["mean"].abs()
             word = "cannot be told to fall on one curve or not"
-            if all(pair.low > -SAME and pair.high < SAME for pair in pairs.values()):
+            if ((table.low > -SAME) & (table.high < SAME)).all():
                 word = "fall on one curve"
-            elif (told & far).any():
+            elif ((table.holm < TOLD) & (far >= SAME)).any():
                 word = "do not fall on one curve"
-            level, widest = max(pairs.items(), key=lambda item: abs(item[1].mean))
-            gap = f"{100 * widest.mean:+.1f} points at {level:g}, {_interval(widest)}"
-            said.append(f"on {task} {one} and {alone} {word} (farthest apart by {gap})")
+            widest = table.loc[far.idxmax()]
+            gap = f"{100 * widest['mean']:+.1f} points at {widest.explorers:g}, {_interval(widest)}"
+            said.append(f"on {key[1]} {one} and {alone} {word} (farthest apart by {gap})")
     if not said:
         return "The map of noise was not run."
     return f"At the same expected number of explorers, {'; '.join(said)}."
@@ -227,26 +228,25 @@ def start_today(found: pd.DataFrame) -> str:
         if mine.empty:
             said.append(f"{where}no seed has every line yet, so nothing is advised.")
             continue
-        lines = {key: r.set_index("seed")["mean"] for key, r in mine.groupby(by, sort=False)}
+        runs = dict(iter(mine.groupby(by, sort=False)))
+        lines = {key: line.set_index("seed")["mean"] for key, line in runs.items()}
         medians = {key: scores.median() for key, scores in lines.items()}
         top = max(medians, key=lambda key: medians[key])
         best = lines[top]
         others = sorted((key for key in medians if key != top), key=lambda key: -medians[key])
-        pairs = [paired(lines[key].to_dict(), best.to_dict()) for key in others]
-        adjusted = holm([pair.p for pair in pairs] or [1.0])
-        near = [key for key, h in zip(others, adjusted) if h >= TOLD]
-        alike = [f"{_at(key)}, {per_cent(medians[key])}" for key in near]
-        why = _too_few(len(best), len(pairs))
+        p = holm([paired(lines[key].to_dict(), best.to_dict()).p for key in others] or [1.0])
+        alike = [f"{_at(k)}, {per_cent(medians[k])}" for k, one in zip(others, p) if one >= TOLD]
+        why = _too_few(len(best), len(others))
         spread = f"{per_cent(best.min())} to {per_cent(best.max())}, {len(best)} seeds"
-        spread = f"{spread if len(best) > 1 else 'one seed'}{LEAD if why else ''}"
+        spread = spread if len(best) > 1 else "one seed"
+        spread += ": a lead, no advice" if why else ""
         text = f"{where}{_at(top)}, mean win rate {per_cent(best.median())} ({spread})."
         if mine.epsilon_start.nunique() == 1:
             text += " No other ε was tried."
         if alike:
             more = f" and {len(alike) - 6} others" if len(alike) > 6 else ""
             text += f" Not told from it in paired seeds: {'; '.join(alike[:6])}{more}{why}."
-        [one] = mine.groupby(by, sort=False).get_group(top).head(1).to_dict("records")
-        said.append(f"{text} To train it: `{_train(one)}`.")
+        said.append(f"{text} To train it: `{_train(runs[top].iloc[0])}`.")
         least.append(len(best))
     if not least:
         return "\n".join(said)
@@ -267,14 +267,14 @@ def _at(key: tuple) -> str:
     return f"{name} from ε {epsilon:g} ({explorers:g} explorer{'s' * (explorers != 1)})"
 
 
-def _train(run: dict[str, Any]) -> str:
+def _train(run: pd.Series) -> str:
     """The command of such a run, with the settings that the defaults of its algorithm differ in."""
     given = {name: run[name] for name in ("algorithm", "task", "dataset")}
     defaults = Config.from_parameters(**given).model_dump()
     words = [f"--{name} {value}" for name, value in given.items()]
-    for name in ("online_steps", *results.SETTING):
+    for name in results.SETTING:
         value = run.get(name)
         if name != "long_test_battles" and pd.notna(value) and value != defaults[name]:
             shown = str(value).lower() if isinstance(value, bool | np.bool_) else f"{value}"
             words.append(f"{name}={shown}")
-    return f"ovmse train runs/{run['algorithm']} {' '.join(dict.fromkeys(words))}"
+    return f"ovmse train runs/{run['algorithm']} {' '.join(words)}"
