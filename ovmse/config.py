@@ -61,6 +61,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "paper": {"online_steps": 1_000_000},
     },
     "3s5z": {
+        "quick": {"offline_updates": 1500},
         "scratch": {
             "online_td_lambda": 0.95,
             "episodes_per_update": 2,
@@ -72,6 +73,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "paper": {"online_steps": 1_000_000},
     },
     "5m_vs_6m": {
+        "quick": {"offline_updates": 1500},
         "scratch": {
             "online_td_lambda": 0.8,
             "episodes_per_update": 8,
