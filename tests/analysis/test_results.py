@@ -23,6 +23,7 @@ from scipy import stats
 from analysis import results, verdicts
 from analysis.charts import results as charts
 from analysis.charts.show import VEGALITE, mimebundle
+from analysis.marl_eval import main as marl_eval_main
 from analysis.marl_eval import marl_eval
 from analysis.results import PLANNED
 from analysis.statistics import paired
@@ -557,21 +558,37 @@ def test_marl_eval_gets_every_test_and_the_last_as_absolute(lines: pd.DataFrame)
     json.dumps(out)
 
 
+def test_marl_eval_writes_only_the_seeds_that_every_line_has(folder: Path, tmp_path: Path) -> None:
+    table = pd.read_parquet(folder / "hard_map.parquet")
+    some = table[(table.algorithm != "wsrl") | (table.seed != 21)]
+    some.to_parquet(tmp_path / "hard_map.parquet")
+    marl_eval_main(str(tmp_path), str(tmp_path / "out"))
+    out = json.loads((tmp_path / "out" / "hard_map.json").read_text())["smax"]["5m_vs_6m medium"]
+    assert {tuple(seeds) for seeds in out.values()} == {("seed_20", "seed_22")}
+
+
 def test_the_grid_of_each_at_its_best_plans_what_was_tuned(
     found: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     from at_its_best import grid, whole
 
-    assert set(whole(found).task) == {"2s3z"}
-    some = results.only(found, "tuning").iloc[:-1]
+    tuned = results.only(found, "tuning")
+    assert set(whole(found).run) == set(tuned.run)
+    lacks = tuned.drop(tuned.index[tuned.seed == 51][:1])  # of two seeds one is whole
+    assert set(whole(lacks).run) == set(tuned.run[tuned.seed == 50])
+    assert "tuning: 2s3z seed 50.\n" in grid(whole(lacks))
+    lacks = lacks.drop(lacks.index[lacks.seed == 50][:2])
     with pytest.raises(
-        UserError, match="are finished: 263 of 264 on 2s3z, 0 of 264 on 6h_vs_8z, 0"
+        UserError, match="are finished: 130 of 132 of seed 50 on 2s3z, 131 of 132 of seed 51 on 2"
     ):
-        whole(some)
+        whole(lacks)
+    with pytest.raises(UserError, match="are finished: there is none"):
+        whole(tuned.iloc[:0])
     table = results.best(found)
     path = tmp_path / "at_its_best.yaml"
-    path.write_text(grid(table))
+    path.write_text(text := grid(whole(found)))
+    assert "tuning: 2s3z seed 50, 51.\n" in text
     configs(monkeypatch, ())
     planned = [run.config for run in grids.plan(grids.load_grid(path), tmp_path, "2s3z").runs]
     assert len(planned) == 11 * 10 and {c.seed for c in planned if c} == set(range(20, 30))
@@ -579,5 +596,3 @@ def test_the_grid_of_each_at_its_best_plans_what_was_tuned(
     for config in (c for c in planned if c and c.algorithm == "se"):
         assert config.epsilon_start == tuned.epsilon_start
         assert config.online_lr == tuned.online_lr
-    with pytest.raises(UserError, match="no tuning run"):
-        grid(table.iloc[:0])
