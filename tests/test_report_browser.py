@@ -40,11 +40,16 @@ def study(tmp_path_factory) -> Path:
     return folder
 
 
+PHONE = {"width": 390, "height": 844}
+
+
 class Opened:
     """A page of the study, with all that it asked for and complained about."""
 
-    def __init__(self, browser: Browser, study: Path, name: str) -> None:
+    def __init__(self, browser: Browser, study: Path, name: str, phone: bool = False) -> None:
         self.page, self.asked, self.said = browser.page(), [], []
+        if phone:
+            self.page.set_viewport_size(PHONE)
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
@@ -119,10 +124,19 @@ def test_a_page_asks_for_nothing_outside_and_has_no_barrier_by_day_night_or_phon
     assert opened.page.evaluate(BROKEN) == [], "words and numbers of a printed table stay whole"
     assert opened.page.evaluate(TOO_WIDE) == [], "a printed table is cut"
     opened.page.emulate_media(color_scheme="light", media="screen")
-    opened.page.set_viewport_size({"width": 390, "height": 844})
+    opened.page.set_viewport_size(PHONE)
     wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert opened.page.evaluate(wide) <= 1, "a phone scrolls sideways"
     opened.page.context.close()
+
+
+@pytest.mark.parametrize(("name", "count"), [("00_walkthrough", 12), ("04_results", 8)])
+def test_on_a_phone_a_chart_is_laid_out_anew_and_not_only_shrunk(browser, study, name, count):
+    opened = Opened(browser, study, name, phone=True)
+    drawn = "all => all.map(svg => svg.clientWidth / svg.viewBox.baseVal.width)"
+    scales = opened.page.locator("figure.chart svg.marks").evaluate_all(drawn)
+    assert len(scales) == count
+    assert min(scales) > 0.7, scales
 
 
 def test_by_keyboard_from_the_front_page_to_a_slider_that_moves_its_chart(browser, study):

@@ -190,7 +190,7 @@ def _lines(table: pd.DataFrame, among: str, title: str, others: str = "true") ->
     ground = alt.Chart(csv_data(levels)).encode(y="y:Q")
     dashes = ground.mark_rule(color=theme.QUIET, strokeDash=[2, 4])
     named = ground.mark_text(align="right", fontSize=12, dx=-4, dy=-8, **theme.SOFT)
-    layers = alt.layer(dashes, faint, bold, named.encode(text="name:N", x=alt.value(WIDTH)))
+    layers = alt.layer(dashes, faint, bold, named.encode(text="name:N", x=alt.value("width")))
     return layers.properties(width=WIDTH, height=SMALL, title=panel_title(title))
 
 

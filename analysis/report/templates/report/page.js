@@ -5,7 +5,8 @@ document.getElementById("all")?.addEventListener("change", (event) => {
 for (const wide of document.querySelectorAll("pre, .output_html, .text_cell table, math")) {
   if (wide.scrollWidth > wide.clientWidth + 1) wide.tabIndex = 0;
 }
-// Charts grow with the type of the page; where there is no room their panels and titles get narrow.
+// Charts grow with the type of the page. Where there is no room their panels, titles and legends get
+// narrow, and narrower by what the names beside the panels still lack: shrunk, nobody could read them.
 // The picture stays where a chart cannot be drawn.
 const grown = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
 const room = document.querySelector("main").clientWidth;
@@ -19,25 +20,38 @@ function wrapped(text, most) {
   return lines;
 }
 
-function narrow(spec) {
-  for (const one of [spec, ...(spec.vconcat ?? [])]) {
-    if (one.width > 260) one.width = 260;
-    if (!one.title?.text) continue;
-    one.title.text = wrapped(one.title.text, 36);
-    if (one.title.subtitle) one.title.subtitle = wrapped(one.title.subtitle, 48);
+function narrow(spec, most = 260) {
+  if (spec.width > most) spec.width = most;
+  if (spec.columns > 1) spec.columns = spec.columns / 2;
+  if (spec.config?.legend) spec.config.legend.columns = 2;
+  for (const channel of Object.values(spec.encoding ?? {})) {
+    if (channel.legend?.columns > 2) channel.legend.columns = 2;
   }
+  if (spec.title?.text) {
+    spec.title.text = wrapped(spec.title.text, 36);
+    if (spec.title.subtitle) spec.title.subtitle = wrapped(spec.title.subtitle, 48);
+  }
+  const { vconcat = [], concat = [], layer = [] } = spec;
+  for (const part of [...vconcat, ...concat, ...layer, ...(spec.spec ? [spec.spec] : [])]) narrow(part, most);
+  return spec;
 }
 
 for (const chart of document.querySelectorAll("figure.chart")) {
   const spec = JSON.parse(chart.querySelector("script").textContent);
   const mode = chart.dataset.mode ?? "vega-lite";
   spec.description ??= chart.querySelector("img")?.alt ?? "chart"; // said by a screen reader
-  if (mode === "vega-lite" && room < 640) narrow(spec);
   const actions = { export: true, source: false, compiled: false, editor: false };
-  vegaEmbed(chart.querySelector(".drawn"), spec, { mode, renderer: "svg", actions })
+  const place = chart.querySelector(".drawn");
+  const draw = (one) => vegaEmbed(place, one, { mode, renderer: "svg", actions });
+  const width = () => place.querySelector("svg").viewBox.baseVal.width;
+  const narrows = mode === "vega-lite" && room < 640;
+  draw(narrows ? narrow(structuredClone(spec)) : spec)
     .then(() => {
-      const svg = chart.querySelector(".drawn svg");
-      svg.style.width = `${svg.viewBox.baseVal.width * grown}px`;
+      const lacking = Math.ceil(width() - room);
+      if (narrows && lacking > 0) return draw(narrow(spec, Math.max(130, 260 - lacking)));
+    })
+    .then(() => {
+      place.querySelector("svg").style.width = `${width() * grown}px`;
       chart.querySelector("details > summary")?.setAttribute("aria-label", "save this chart");
     })
     .catch(console.error);
