@@ -318,9 +318,12 @@ def _joined(tables: list[pd.DataFrame], about: list[str]) -> pd.DataFrame:
 
 def pooled(found: pd.DataFrame, measure: str = "mean") -> dict[str, np.ndarray]:
     """name -> scores [seeds, questions] of the lines that every question has, with the seeds that
-    all of them have; nothing if that leaves fewer than two questions or seeds."""
+    all of them have; nothing if that leaves fewer than two questions or seeds. A question is left
+    out while its lines share fewer than two seeds: it would take the others' seeds along."""
     scores: dict[str, dict[tuple, dict[int, float]]] = {}
-    for (name, *key), rows in found.groupby(["name", *QUESTION], sort=False):
+    whole = [rows for rows in by_question(found) if shared(rows).seed.nunique() > 1]
+    rows_of = pd.concat([found.iloc[:0], *whole]).groupby(["name", *QUESTION], sort=False)
+    for (name, *key), rows in rows_of:
         scores.setdefault(str(name), {})[tuple(key)] = dict(zip(rows.seed, rows[measure]))
     keys = list(dict.fromkeys(key for of in scores.values() for key in of))
     scores = {name: of for name, of in scores.items() if len(of) == len(keys)}

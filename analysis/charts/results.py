@@ -207,6 +207,10 @@ def differences(table: pd.DataFrame, axis: str, title: str) -> alt.TopLevelMixin
     its t interval as a rule. table as from `results.differences` or `results.effects`, where the
     rows of each part stand together."""
     drawn = []
+    reach = [*table.each.explode().dropna(), *table.low.dropna(), *table.high.dropna()]
+    # One scale: maps are compared by eye. An interval of two seeds may reach beyond the possible.
+    edge = 105 * min(1.0, max(map(abs, reach), default=1.0))
+    scale = alt.Scale(domain=[-edge, edge], nice=False)
     for key, mine in table.groupby(QUESTION, sort=False):
         parts = "part" in mine
         if parts:
@@ -214,7 +218,7 @@ def differences(table: pd.DataFrame, axis: str, title: str) -> alt.TopLevelMixin
         label = mine.part + ", added to " + mine.beside if parts else mine.name
         algorithm = mine.part.map(PART_LOOK) if parts else mine.algorithm
         mine = mine.assign(label=list(label), colour=[_colour(a) for a in algorithm])
-        drawn.append(_difference(mine, axis, f"{key[1]} {key[2]}", WIDTH))
+        drawn.append(_difference(mine, axis, f"{key[1]} {key[2]}", scale))
     below = "a point is a pair of seeds, the bar their mean; the rule: its own t interval (95 %)"
     return titled(alt.vconcat(*drawn, spacing=16), title, below)
 
@@ -222,19 +226,17 @@ def differences(table: pd.DataFrame, axis: str, title: str) -> alt.TopLevelMixin
 PART_LOOK = {"memory": "ovm", "SE": "se", "CQL": "macql"}
 
 
-def _difference(mine: pd.DataFrame, axis: str, name: str, width: int) -> alt.LayerChart:
+def _difference(mine: pd.DataFrame, axis: str, name: str, scale: alt.Scale) -> alt.LayerChart:
     order = list(mine.label)
     means = mine[["label", "colour", "mean", "low", "high", "p", "holm", "seeds"]].copy()
     means[["mean", "low", "high"]] *= 100
     pairs = mine[["label", "colour", "each"]].explode("each").dropna()
     pairs = pairs.assign(value=100 * pairs.pop("each").astype(float))
-    edge = float(np.nanmax(np.abs([*pairs.value, *means.low, *means.high]))) or 1.0
-    scale = alt.Scale(domain=[-1.05 * edge, 1.05 * edge], nice=False)
     y = alt.Y("label:N", sort=order, title=None,
               axis=alt.Axis(labelLimit=420, grid=True, ticks=False))  # fmt: skip
     colour = alt.Color("colour:N", scale=None, legend=None)
     base = alt.Chart(csv_data(means.round(3))).encode(y=y, color=colour)
-    rule = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2)
+    rule = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, clip=True)
     rule = rule.encode(x=alt.X("low:Q", title=axis, scale=scale), x2="high:Q")
     tick = base.mark_tick(thickness=4, size=16).encode(
         x=alt.X("mean:Q", title=axis, scale=scale),
@@ -248,7 +250,7 @@ def _difference(mine: pd.DataFrame, axis: str, name: str, width: int) -> alt.Lay
         color=theme.REFERENCE, strokeDash=[5, 4]
     )
     layers = alt.layer(zero.encode(x=alt.X("x:Q", scale=scale)), rule, points, tick)
-    return layers.properties(width=width, height=ROW * len(mine), title=panel_title(name))
+    return layers.properties(width=WIDTH, height=ROW * len(mine), title=panel_title(name))
 
 
 def noise(found: pd.DataFrame) -> alt.TopLevelMixin:

@@ -146,6 +146,25 @@ def test_the_eight_ways_to_build_ovmse_give_twelve_effects(found: pd.DataFrame) 
         assert row["mean"] == pytest.approx((score[a] - score[b]).mean())
 
 
+def test_differences_of_all_maps_share_one_scale_that_ends_at_what_is_possible() -> None:
+    table = pd.DataFrame(
+        [("paper_setting", "2s3z", "medium", "SE", "se", 0.2, -2.5, 2.9, [0.1, 0.3], 0.5, 1.0, 2),
+         ("paper_setting", "3s5z", "medium", "SE", "se", 0.1, None, None, [0.1], 1.0, 1.0, 1)],
+        columns=[*results.QUESTION, "name", "algorithm", "mean", "low", "high", "each", "p", "holm",
+                 "seeds"],
+    )  # fmt: skip
+    spec = charts.from_ovmse(table).to_dict()
+    scales = {
+        tuple(layer["encoding"]["x"]["scale"]["domain"])
+        for panel in spec["vconcat"] for layer in panel["layer"]
+    }  # fmt: skip
+    assert scales == {(-105, 105)}
+    assert spec["vconcat"][0]["layer"][1]["mark"]["clip"]
+    less = charts.from_ovmse(table.assign(low=0.1, high=0.3)).to_dict()
+    domain = less["vconcat"][1]["layer"][1]["encoding"]["x"]["scale"]["domain"]
+    assert domain == pytest.approx([-31.5, 31.5])
+
+
 def test_pooled_scores_stand_map_by_map(found: pd.DataFrame) -> None:
     mine = results.only(found, "paper_setting")
     scores = results.pooled(mine)
@@ -153,6 +172,12 @@ def test_pooled_scores_stand_map_by_map(found: pd.DataFrame) -> None:
     row = mine[(mine.name == "SE") & (mine.task == "6h_vs_8z") & (mine.seed == 21)]
     assert row["mean"].iloc[0] in scores["SE"][1]
     assert not results.pooled(mine[mine.task == "6h_vs_8z"])  # one map
+    # A map that has only begun takes no seeds from the others.
+    begun = mine[(mine.task != "3s5z") | (mine.seed == 20)]
+    left = results.pooled(begun)
+    others = results.pooled(mine[mine.task != "3s5z"])
+    assert set(left) == set(others) and len(left["SE"]) == 3
+    assert all((left[name] == others[name]).all() for name in left)
     table = results.over_maps(scores)
     assert table.iqm.is_monotonic_decreasing and table.above.notna().sum() == 5
 
@@ -440,20 +465,32 @@ def test_the_table_of_the_readme_is_the_cards_and_its_words_are_of_the_runs() ->
         adds[one] = wins[one]["mean"].to_numpy() - wins[alone]["mean"].to_numpy()
         assert (adds[one] > 0).all(), one
     hard = results.shared(results.of_question(every, "paper_setting", "6h_vs_8z", "medium"))
-    assert hard.seed.nunique() == 2 and hard.name.nunique() == 6
+    assert hard.seed.nunique() == 3 and hard.name.nunique() == 6
 
     def span(name: str, measure: str = "end") -> str:
         rates = (100 * hard[hard.name == name][measure]).round().astype(int)
         return f"{rates.min()} to {rates.max()}" if rates.nunique() > 1 else f"{rates.min()}"
 
-    same = {span(name, "start") for name in ("OVMSE", "SE", "Switch CQL", "MACQL")}
     assert (
-        f"OVMSE ends at {span('OVMSE')} %, from {same.pop()}; SE at {span('SE')}, Switch CQL at "
-        f"{span('Switch CQL')} and MACQL at {span('MACQL')}, from the same {span('SE', 'start')}; "
-        f"QMIX, which learned from no data, at {span('QMIX')}."
-    ) in words and not same
+        f"OVMSE ends at {span('OVMSE')} %, from {span('OVMSE', 'start')}; SE at {span('SE')}, "
+        f"Switch CQL at {span('Switch CQL')}, MACal-QL at {span('MACal-QL')} and MACQL at "
+        f"{span('MACQL')}; QMIX, which learned from no data, at {span('QMIX')}."
+    ) in words
     ends = hard[hard.algorithm != "qmix"].pivot(index="seed", columns="name", values="end")
     assert (ends.idxmax(axis=1) == "OVMSE").all()
+    hard = results.shared(results.of_question(every, "paper_setting", "2s3z", "medium_replay"))
+    assert hard.seed.nunique() == 2 and hard.name.nunique() == 6
+    others = hard[hard.name.isin(["MACQL", "MACal-QL"])].assign(name="both")
+    hard = pd.concat([hard, others])
+    assert (
+        f"falls to {span('Switch CQL', 'lowest')} from {span('Switch CQL', 'start')} and ends "
+        f"highest, at {span('Switch CQL')}. Of those that learned from data OVMSE ends lowest, at "
+        f"{span('OVMSE')}. MACQL and MACal-QL fall to {span('both', 'lowest')} though all explore "
+        f"at once, OVMSE to {span('OVMSE', 'lowest')}, SE to {span('SE', 'lowest')}."
+    ) in words
+    learned = hard[(hard.name != "both") & (hard.algorithm != "qmix")]
+    ends = learned.pivot(index="seed", columns="name", values="end")
+    assert (ends.idxmax(axis=1) == "Switch CQL").all() and (ends.idxmin(axis=1) == "OVMSE").all()
     plan = results.status(every)
     assert f"Of {plan.planned.sum():,} planned runs {plan.there.sum()} are made" in words
     mixed = results.only(every, "mixing_ratio")
