@@ -135,7 +135,7 @@ def test_on_a_phone_a_chart_is_laid_out_anew_and_not_only_shrunk(browser, study,
     opened = Opened(browser, study, name, phone=True)
     drawn = "all => all.map(svg => svg.clientWidth / svg.viewBox.baseVal.width)"
     scales = opened.page.locator("figure.chart svg.marks").evaluate_all(drawn)
-    assert len(scales) == count
+    assert len(scales) >= count
     assert min(scales) > 0.7, scales
 
 

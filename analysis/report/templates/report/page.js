@@ -22,7 +22,7 @@ function wrapped(text, most) {
 
 function narrow(spec, most = 260) {
   if (spec.width > most) spec.width = most;
-  if (spec.columns > 1) spec.columns = spec.columns / 2;
+  if (spec.columns > 1) spec.columns = Math.ceil(spec.columns / 2);
   if (spec.config?.legend) spec.config.legend.columns = 2;
   for (const channel of Object.values(spec.encoding ?? {})) {
     if (channel.legend?.columns > 2) channel.legend.columns = 2;
