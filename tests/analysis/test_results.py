@@ -494,8 +494,8 @@ def test_the_table_of_the_readme_is_the_cards_and_its_words_are_of_the_runs() ->
     hard = results.shared(results.of_question(every, "paper_setting", "3s5z", "medium"))
     assert hard.seed.nunique() == 1
     assert (
-        f"OVMSE ends at {span('OVMSE')} %, from {span('OVMSE', 'start')}; SE at {span('SE')}, MACQL "
-        f"at {span('MACQL')}, Switch CQL at {span('Switch CQL')}, MACal-QL at {span('MACal-QL')}, "
+        f"OVMSE ends at {span('OVMSE')} %, from {span('OVMSE', 'start')}; SE at {span('SE')}, "
+        f"MACQL at {span('MACQL')}, Switch CQL at {span('Switch CQL')}, MACal-QL at {span('MACal-QL')}, "
         f"QMIX at {span('QMIX')}."
     ) in words
     plan = results.status(every)
