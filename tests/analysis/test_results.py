@@ -495,8 +495,8 @@ def test_the_table_of_the_readme_is_the_cards_and_its_words_are_of_the_runs() ->
     assert hard.seed.nunique() == 1
     assert (
         f"OVMSE ends at {span('OVMSE')} %, from {span('OVMSE', 'start')}; SE at {span('SE')}, "
-        f"MACQL at {span('MACQL')}, Switch CQL at {span('Switch CQL')}, MACal-QL at {span('MACal-QL')}, "
-        f"QMIX at {span('QMIX')}."
+        f"MACQL at {span('MACQL')}, Switch CQL at {span('Switch CQL')}, "
+        f"MACal-QL at {span('MACal-QL')}, QMIX at {span('QMIX')}."
     ) in words
     plan = results.status(every)
     assert f"Of {plan.planned.sum():,} planned runs {plan.there.sum()} are made" in words
