@@ -52,16 +52,17 @@ def grid(found: pd.DataFrame) -> str:
 def whole(found: pd.DataFrame) -> pd.DataFrame:
     """The tuning runs of the seeds all whose settings are finished on a map; raises UserError, with
     counts, if there is no such seed."""
-    found = results.only(found, "tuning")
     planned = {p.task: p.runs // TUNED_ON for p in results.PLANNED if p.item == "tuning"}
-    there = {key: rows.run.nunique() for key, rows in found.groupby(["task", "seed"])}
-    done = [(task, seed) for (task, seed), n in there.items() if n >= planned[task]]
+    found = results.only(found, "tuning")
+    done, counts = [], []
+    for (task, seed), rows in found[found.task.isin(planned)].groupby(["task", "seed"]):
+        counts.append(f"{rows.run.nunique()} of {planned[task]} of seed {seed} on {task}")
+        if rows.run.nunique() >= planned[task]:
+            done.append(rows)
     if not done:
-        counts = ", ".join(
-            f"{n} of {planned[task]} of seed {seed} on {task}" for (task, seed), n in there.items()
-        )
-        raise UserError(f"of no tuning seed all runs are finished: {counts or 'there is none'}")
-    return found[pd.MultiIndex.from_frame(found[["task", "seed"]]).isin(done)]
+        said = ", ".join(counts) or "there is none"
+        raise UserError(f"of no tuning seed all runs are finished: {said}")
+    return pd.concat(done)
 
 
 def main(source: str) -> None:
