@@ -1,0 +1,159 @@
+"""What README says of the results is what the shipped rows say, number by number."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from analysis import results, verdicts
+
+README = (ROOT / "README.md").read_text()
+WORDS = " ".join(README.split())
+
+
+@pytest.fixture(scope="module")
+def every() -> pd.DataFrame:
+    return results.runs(results.results_given(""))
+
+
+def whole(every: pd.DataFrame, task: str, dataset: str) -> pd.DataFrame:
+    """The paper's setting on a map, of the seeds that all its lines have."""
+    return results.shared(results.of_question(every, "paper_setting", task, dataset))
+
+
+def span(rows: pd.DataFrame, name: str, measure: str = "end") -> str:
+    """Least to greatest seed of a line in per cent, or the one number."""
+    rates = (100 * rows[rows.name == name][measure]).round().astype(int)
+    return f"{rates.min()} to {rates.max()}" if rates.nunique() > 1 else f"{rates.min()}"
+
+
+def test_the_table_is_the_cards() -> None:
+    card = (ROOT / "data/results/paper_setting.md").read_text()
+    table = [line for line in card.splitlines() if line.startswith(tuple(f"| {n}" for n in "236"))]
+    assert len(table) == 32 and "\n".join(table) in README
+
+
+def test_how_many_runs_are_made(every: pd.DataFrame) -> None:
+    plan = results.status(every)
+    assert f"Of {plan.planned.sum():,} planned runs {plan.there.sum()} are made" in WORDS
+
+
+def test_who_falls_and_who_ends_where_on_2s3z(every: pd.DataFrame) -> None:
+    rows = whole(every, "2s3z", "medium")
+    greedy = ("Switch CQL", "MACQL", "MACal-QL", "OVM", "OVM without CQL", "Action proposal")
+    grouped = rows.replace({"name": dict.fromkeys(greedy, "greedy")})
+    held = rows.replace({"name": {"MACal-QL with SE": "MACQL with SE"}})
+    for sentence in (
+        f"OVMSE's lowest test is {span(rows, 'OVMSE', 'lowest')} %",
+        f"all that explore ε-greedily fall to {span(grouped, 'greedy', 'lowest')} %",
+        f"as much ({span(held, 'MACQL with SE', 'lowest')} %) once they explore one",
+        f"It ends at {span(rows, 'OVMSE')} %",
+        f"keeps on 2s3z, at {span(rows, 'OVMSE without CQL')}, Action proposal with SE at "
+        f"{span(rows, 'Action proposal with SE')}, SE at {span(rows, 'SE')}, WSRL at "
+        f"{span(rows, 'WSRL')}, OVM without CQL at {span(rows, 'OVM without CQL')}: all above",
+    ):
+        assert sentence in WORDS, sentence
+    ends = rows.pivot(index="seed", columns="name", values="end")
+    for name in ("OVMSE without CQL", "Action proposal with SE", "SE", "WSRL", "OVM without CQL"):
+        assert (ends[name] > ends["OVMSE"]).all(), name
+
+
+def test_what_each_part_adds(every: pd.DataFrame) -> None:
+    rows = whole(every, "2s3z", "medium")
+    parts = results.effects(rows).query("part == 'memory'").set_index("beside")
+    gains = (100 * parts["mean"]).round(1)
+    assert (
+        f"by {gains['nothing']:.0f} points without both other parts (on every seed), by "
+        f"{gains['CQL']:.0f} beside the conservative term, by {gains['SE']:.0f} beside sequential "
+        f"exploration (both on every seed); beside both it adds nothing ({gains['SE and CQL']:+g})"
+    ) in WORDS
+    assert all((parts.each[beside] > 0).all() for beside in ("nothing", "CQL", "SE"))
+    means = rows.pivot(index="seed", columns="name", values="mean")
+    adds = {}
+    for one, alone in (("SE", "Switch CQL"), ("MACQL with SE", "MACQL"), ("OVMSE", "OVM"),
+                       ("OVMSE without CQL", "OVM without CQL"), ("Action proposal with SE",
+                       "Action proposal"), ("MACal-QL with SE", "MACal-QL")):  # fmt: skip
+        adds[one] = 100 * (means[one] - means[alone])
+        assert (adds[one] > 0).all(), one
+    calibrated = adds.pop("MACal-QL with SE")
+    points = [gain.mean() for gain in adds.values()]
+    assert f"by {min(points):.0f} to {max(points):.0f} points on average" in WORDS
+    assert f"to MACal-QL by {calibrated.min():.0f} to {calibrated.max():.0f}" in WORDS
+
+
+def test_the_walkthrough_says_so_of_the_median_of_all_seeds(every: pd.DataFrame) -> None:
+    text = (ROOT / "notebooks/00_walkthrough.ipynb").read_text()
+    assert "OVM without\\n" in text and "falls below a tenth of its battles" in text
+    rows = results.of_question(every, "paper_setting", "2s3z", "medium")
+    for name in ("OVM", "OVM without CQL"):
+        assert rows[rows.name == name].lowest.median() < 0.1
+
+
+def test_6h_vs_8z(every: pd.DataFrame) -> None:
+    rows = whole(every, "6h_vs_8z", "medium")
+    assert rows.seed.nunique() == 3 and rows.name.nunique() == 6
+    assert (
+        f"OVMSE ends at {span(rows, 'OVMSE')} %, from {span(rows, 'OVMSE', 'start')}; SE at "
+        f"{span(rows, 'SE')}, Switch CQL at {span(rows, 'Switch CQL')}, MACal-QL at "
+        f"{span(rows, 'MACal-QL')} and MACQL at {span(rows, 'MACQL')}; QMIX, which learned from no "
+        f"data, at {span(rows, 'QMIX')}."
+    ) in WORDS
+    ends = rows[rows.algorithm != "qmix"].pivot(index="seed", columns="name", values="end")
+    assert (ends.idxmax(axis=1) == "OVMSE").all()
+
+
+def test_2s3z_medium_replay(every: pd.DataFrame) -> None:
+    rows = whole(every, "2s3z", "medium_replay")
+    assert rows.seed.nunique() == 2 and rows.name.nunique() == 6
+    both = rows.replace({"name": {"MACal-QL": "MACQL"}})
+    assert (
+        f"falls to {span(rows, 'Switch CQL', 'lowest')} from {span(rows, 'Switch CQL', 'start')} "
+        f"and ends highest, at {span(rows, 'Switch CQL')}. Of those that learned from data OVMSE "
+        f"ends lowest, at {span(rows, 'OVMSE')}. MACQL and MACal-QL fall to "
+        f"{span(both, 'MACQL', 'lowest')} though all explore at once, OVMSE to "
+        f"{span(rows, 'OVMSE', 'lowest')}, SE to {span(rows, 'SE', 'lowest')}."
+    ) in WORDS
+    ends = rows[rows.algorithm != "qmix"].pivot(index="seed", columns="name", values="end")
+    assert (ends.idxmax(axis=1) == "Switch CQL").all() and (ends.idxmin(axis=1) == "OVMSE").all()
+
+
+def test_3s5z(every: pd.DataFrame) -> None:
+    rows = whole(every, "3s5z", "medium")
+    assert rows.seed.nunique() == 1
+    assert (
+        f"OVMSE ends at {span(rows, 'OVMSE')} %, from {span(rows, 'OVMSE', 'start')}; SE at "
+        f"{span(rows, 'SE')}, MACQL at {span(rows, 'MACQL')}, Switch CQL at "
+        f"{span(rows, 'Switch CQL')}, MACal-QL at {span(rows, 'MACal-QL')}, QMIX at "
+        f"{span(rows, 'QMIX')}."
+    ) in WORDS
+
+
+def test_mixing_ratios(every: pd.DataFrame) -> None:
+    mixed = results.only(every, "mixing_ratio")
+    assert mixed.seed.nunique() == 1
+    won = (100 * mixed.pivot(index="name", columns="mixing_ratio", values="mean")).round()
+    change = {name: f"from {row[0]:.0f} to {row[0.5]:.0f}" for name, row in won.iterrows()}
+    assert (
+        f"Switch CQL {change['Switch CQL']} %, of MACQL {change['MACQL']} and of MACal-QL "
+        f"{change['MACal-QL']}, of OVMSE {change['OVMSE']} ("
+    ) in WORDS
+    ours = mixed[mixed.name == "OVMSE"].sort_values("mixing_ratio").last_return
+    assert "OVMSE returns {:.1f}, {:.1f}, {:.1f} and {:.1f} with".format(*ours) in WORDS
+
+
+def test_the_map_of_noise(every: pd.DataFrame) -> None:
+    noise = results.only(every, "noise")
+    assert noise.seed.nunique() == 1 and set(noise.task) == {"2s3z"}
+    plain, held = noise[noise.online_cql.eq(False)], noise[noise.online_cql.eq(True)]
+    few = 100 * plain[plain.explorers <= 0.5]["mean"]
+    low = 100 * held[held.explorers <= 0.5]["mean"]
+    assert f"have a mean win rate of {few.min():.0f} to {few.max():.0f} %" in WORDS
+    assert f"MACQL and OVMSE with it {low.min():.0f} to {low.max():.0f}. With" in WORDS
+    all_five = (100 * noise[noise.explorers == 5].set_index("name")["mean"]).round()
+    alone, memory = all_five["Switch CQL"], all_five["OVM without CQL"]
+    assert (
+        f"Switch CQL has {alone:.0f} % and OVM {memory:.0f}, MACQL {all_five['MACQL']:.0f}. Whether"
+        in WORDS
+    )
+    assert "cannot be told to fall on one curve" in verdicts.one_curve(every)
