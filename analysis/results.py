@@ -380,6 +380,18 @@ def best(found: pd.DataFrame) -> pd.DataFrame:
     return scores.sort_values("mean", ascending=False, kind="stable").drop_duplicates(keys)
 
 
+def side_by_side(found: pd.DataFrame) -> pd.DataFrame:
+    """Each line at its best, and the same line in the paper's setting as `mean_before` and
+    `end_before`, of the seeds that both have (`ranges`). A line that the paper's setting lacks
+    stands alone."""
+    keys, measures = ["task", "dataset", "name", "seed"], ["mean", "end"]
+    before = only(found, *COMPARED)[[*keys, *measures]]
+    both = only(found, BEST).merge(before, "left", keys, suffixes=("", "_before"))
+    some = both.groupby(keys[:-1]).mean_before.transform("count") > 0
+    both = both[both.mean_before.notna() | ~some]
+    return ranges(both, ["mean_before", "mean", "end_before", "end"])
+
+
 def status(found: pd.DataFrame) -> pd.DataFrame:
     """What was planned, and how many of its runs are among those `found`, as from `runs`: `item`,
     `task`, `dataset`, `planned`, `there`, `command`. A run counts for one dataset alone. What each

@@ -96,9 +96,31 @@ def who_wins(found: pd.DataFrame) -> str:
             "No run of the paper's setting is here yet, so nothing is said about who wins. Below "
             "stand the paper's own numbers, and the commands that make ours."
         )
-    found, asked = results.shared(found), found
+    return _ranked(found)
+
+
+def at_its_best(found: pd.DataFrame) -> str:
+    """Who ends highest once each is tuned, and what that changes from the paper's setting."""
+    best, both = results.only(found, results.BEST), results.side_by_side(found)
+    if best.empty:
+        return "No tuned run is here yet."
+    both = both.assign(gain=100 * (both["mean"] - both.mean_before)).dropna(subset="gain")
+    if both.empty:
+        return _ranked(best)
+    most, least = (both.loc[i] for i in (both.gain.idxmax(), both.gain.idxmin()))
+    return (
+        f"{_ranked(best)}\n\nTuned, {(both.gain > 0).sum()} of {len(both)} lines have a higher "
+        f"mean win rate than in the paper's setting with the same seeds: {most['name']} gains most "
+        f"({most.gain:+.0f} points on {most.task}), {least['name']} least ({least.gain:+.0f} on "
+        f"{least.task})."
+    )
+
+
+def _ranked(asked: pd.DataFrame) -> str:
+    """Who ends highest on each map, who falls least, and whom OVMSE can be told from."""
+    found = results.shared(asked)
     if found.empty:
-        return "No seed of the paper's setting has every line yet, so nothing is ranked."
+        return "No seed has every line yet, so nothing is ranked."
     table, parts = results.differences(found), []
     for key, rows in found.groupby(QUESTION, sort=False):
         text = f"only {rows.name.iloc[0]} was run"
@@ -223,7 +245,8 @@ def start_today(found: pd.DataFrame) -> str:
     by = ["item", *LINE, "epsilon_start", "explorers", "exploration"]
     budget = ["task", "dataset", "online_steps"]
     for (task, data, steps), mine in rows.groupby(budget, sort=False):
-        mine = results.shared(mine, by, within=budget)
+        begun = [r for r in results.by_question(mine) if results.shared(r, by).seed.nunique() > 1]
+        mine = results.shared(pd.concat(begun or [mine]), by, within=budget)
         where = f"- **{task}, {data}, {steps:,} steps**: "
         if mine.empty:
             said.append(f"{where}no seed has every line yet, so nothing is advised.")
@@ -262,7 +285,8 @@ def start_today(found: pd.DataFrame) -> str:
 
 def _at(key: tuple) -> str:
     """A line and its noise."""
-    _, name, _, _, epsilon, explorers, exploration = key
+    item, name, _, _, epsilon, explorers, exploration = key
+    name += ", tuned," if item == results.BEST else ""
     name += ", centralised," if exploration == "sequential_centralised" else ""
     return f"{name} from ε {epsilon:g} ({explorers:g} explorer{'s' * (explorers != 1)})"
 

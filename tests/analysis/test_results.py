@@ -402,6 +402,36 @@ def test_a_seed_counts_where_every_line_has_it() -> None:
     assert results.shared(both).seed.unique().tolist() == [0, 1]
 
 
+def test_each_at_its_best_stands_beside_the_papers_setting() -> None:
+    """Medians of the seeds that both have; a candidate of ours has no line to stand beside."""
+    plain = by_hand(LINES, range(4))
+    tuned = by_hand({"OVMSE": 0.7, "SE": 0.55, "MACQL": 0.4, "Ours": 0.9}, range(1, 3))
+    tuned = tuned.assign(item="at_its_best", epsilon_start=0.2, explorers=0.2)
+    tuned = tuned.replace({"algorithm": {"ours": "ovmse"}})
+    only = plain[plain.seed.isin([1, 2])].groupby("name")
+    table = results.side_by_side(pd.concat([plain, tuned, plain.assign(item="noise", end=0.0)]))
+    table = table.set_index("name")
+    assert table.index.tolist() == ["OVMSE", "SE", "MACQL", "Ours"] and (table.seeds == 2).all()
+    for measure in ("mean", "end"):
+        before = table[f"{measure}_before"]
+        assert before.drop("Ours").to_dict() == only[measure].median().drop("OVM").to_dict()
+        assert np.isnan(before["Ours"])
+        assert table[measure].to_dict() == tuned.groupby("name")[measure].median().to_dict()
+    few = results.side_by_side(pd.concat([plain[plain.seed < 2], tuned])).set_index("name")
+    assert few.seeds.to_dict() == {"OVMSE": 1, "SE": 1, "MACQL": 1, "Ours": 2}
+    said = verdicts.at_its_best(pd.concat([plain, tuned]))
+    assert "- **2s3z medium**: Ours ends highest (101 %), OVMSE at 81 %;" in said
+    assert said.endswith(
+        "Tuned, 2 of 3 lines have a higher mean win rate than in the paper's setting with the same "
+        "seeds: OVMSE gains most (+20 points on 2s3z), SE least (-5 on 2s3z)."
+    )
+    assert verdicts.at_its_best(plain) == "No tuned run is here yet."
+    begun = verdicts.start_today(pd.concat([plain, tuned[tuned.seed == 1]]))
+    assert "4 seeds" in begun and "tuned" not in begun  # it takes no seeds from what is further
+    [line, *_] = verdicts.start_today(pd.concat([plain, tuned])).splitlines()
+    assert "Ours, tuned, from ε 0.2 (0.2 explorers), mean win rate 91 % (91 % to 91 %, 2" in line
+
+
 def test_what_luck_alone_shows_is_what_04_says() -> None:
     """Of 30 tests of 64 battles each that a team wins with a chance that never changes."""
     wins = np.arange(1, 65)
