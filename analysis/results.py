@@ -151,7 +151,22 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
         rows = rows[rows.run.isin(done.index[done])]
         rows = measured(rows, "test_win_rate", by=(*WHO, *VARIED.get(key[0], [])))
         parts.append(rows.assign(name=_names(rows, key[0]), dataset=key[2]))
-    return pd.concat(parts) if parts else table.assign(name="")
+    lines = pd.concat(parts) if parts else table.assign(name="")
+    _require_one_code(lines)
+    return lines
+
+
+def _require_one_code(table: pd.DataFrame) -> None:
+    """Raises UserError where the runs of a map were made by several states of the learning code:
+    pages lay what was asked of a map side by side."""
+    for task, rows in table.groupby("task"):
+        if rows.code.nunique() > 1:
+            each = rows.groupby("code")["item"].unique()
+            found = "; ".join(f"{code} ({', '.join(sorted(i))})" for code, i in each.items())
+            raise UserError(
+                f"the runs on {task} were made by several states of the learning code, {found}: "
+                "pick one"
+            )
 
 
 def _names(rows: pd.DataFrame, item: str) -> list[str]:
@@ -370,10 +385,23 @@ def paper(table: int) -> pd.DataFrame:
     return rows[rows.table == table].drop(columns=["table", "measure"])
 
 
+# Settings that a tuning seed tries on a map; two seeds are planned.
+TRIED = {p.task: p.runs // 2 for p in PLANNED if p.item == "tuning"}
+
+
+def whole(found: pd.DataFrame) -> pd.DataFrame:
+    """The tuning runs of the seeds all whose settings are finished on a map: no setting is chosen
+    for the seeds it met."""
+    rows = only(found, "tuning")
+    there = rows.groupby(["task", "seed"]).run.transform("nunique").astype(int)
+    return rows[there >= rows.task.map(TRIED).astype(float)]
+
+
 def best(found: pd.DataFrame) -> pd.DataFrame:
-    """Of each map and line of the tuning the settings with the highest mean win rate over the
-    online steps (mean over its seeds): `mean`, `seeds`, and `tried`, among how many settings."""
-    keys, rows = ["task", "dataset", "name", "algorithm"], only(found, "tuning")
+    """Of each map and line of the tuning's `whole` seeds the settings with the highest mean win
+    rate over the online steps (mean over the seeds): `mean`, `seeds`, and `tried`, among how many
+    settings."""
+    keys, rows = ["task", "dataset", "name", "algorithm"], whole(found)
     groups = rows.groupby([*keys, *TUNED], dropna=False, sort=False)
     scores = groups.agg(mean=("mean", "mean"), seeds=("seed", "nunique")).reset_index()
     scores["tried"] = scores.groupby(keys)["mean"].transform("size")
@@ -390,6 +418,20 @@ def side_by_side(found: pd.DataFrame) -> pd.DataFrame:
     some = both.groupby(keys[:-1]).mean_before.transform("count") > 0
     both = both[both.mean_before.notna() | ~some]
     return ranges(both, ["mean_before", "mean", "end_before", "end"])
+
+
+def gains(found: pd.DataFrame, measure: str = "mean") -> pd.DataFrame:
+    """What tuning changes: each line at its best less the same line in the paper's setting, most
+    first; columns as in `differences`, Holm within the map."""
+    tables = []
+    for key, rows in only(found, BEST).groupby(QUESTION, sort=False):
+        plain = only(found, *COMPARED)
+        plain = plain[(plain.task == key[1]) & (plain.dataset == key[2])]
+        before, after = ({name: r.set_index("seed")[measure].to_dict()
+                          for name, r in of.groupby("name")} for of in (plain, rows))  # fmt: skip
+        pairs = {(*key, n): (after[n], before[n]) for n in after if n in before}
+        tables.append(family(pairs, ["name"]).sort_values("mean", ascending=False))
+    return _joined(tables, ["name"])
 
 
 def status(found: pd.DataFrame) -> pd.DataFrame:

@@ -23,8 +23,8 @@ EXACT = 16  # signs are enumerated up to so many pairs, and drawn beyond
 
 
 class Paired(NamedTuple):
-    """Differences a - b [n] of the seeds that both have, which share their pre-training; their
-    mean, its t interval (NaN for one pair), and the sign-flip p of no difference."""
+    """Differences a - b [n] of the seeds that both have (runs of one form share the pre-training of
+    a seed); their mean, its t interval (NaN for one pair), the sign-flip p of no difference."""
 
     differences: np.ndarray
     mean: float

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from scipy import stats
 
 from analysis import results, verdicts
 
 README = (ROOT / "README.md").read_text()
 WORDS = " ".join(README.split())
+CENTRALISED = "sequential_centralised"
 
 
 @pytest.fixture(scope="module")
@@ -39,36 +42,58 @@ def test_how_many_runs_are_made(every: pd.DataFrame) -> None:
     assert f"Of {plan.planned.sum():,} planned runs {plan.there.sum()} are made" in WORDS
 
 
+def said(sentence: str) -> None:
+    assert sentence in WORDS, sentence
+
+
+def count(better: pd.Series) -> str:
+    """On how many of the seeds."""
+    return f"{better.sum()} of {len(better)}"
+
+
 def test_who_falls_and_who_ends_where_on_2s3z(every: pd.DataFrame) -> None:
     rows = whole(every, "2s3z", "medium")
     greedy = ("Switch CQL", "MACQL", "MACal-QL", "OVM", "OVM without CQL", "Action proposal")
     grouped = rows.replace({"name": dict.fromkeys(greedy, "greedy")})
     held = rows.replace({"name": {"MACal-QL with SE": "MACQL with SE"}})
-    for sentence in (
-        f"OVMSE's lowest test is {span(rows, 'OVMSE', 'lowest')} %",
-        f"all that explore ε-greedily fall to {span(grouped, 'greedy', 'lowest')} %",
-        f"as much ({span(held, 'MACQL with SE', 'lowest')} %) once they explore one",
-        f"It ends at {span(rows, 'OVMSE')} %",
-        f"keeps on 2s3z, at {span(rows, 'OVMSE without CQL')}, Action proposal with SE at "
-        f"{span(rows, 'Action proposal with SE')}, SE at {span(rows, 'SE')}, WSRL at "
-        f"{span(rows, 'WSRL')}, OVM without CQL at {span(rows, 'OVM without CQL')}: all above",
-    ):
-        assert sentence in WORDS, sentence
+    said(f"OVMSE's lowest test is {span(rows, 'OVMSE', 'lowest')} %")
+    said(
+        f"all that explore ε-greedily fall to {span(grouped, 'greedy', 'lowest')} %, WSRL to "
+        f"{span(rows, 'WSRL', 'lowest')}."
+    )
+    said(f"as much ({span(held, 'MACQL with SE', 'lowest')} %) once they explore one")
     ends = rows.pivot(index="seed", columns="name", values="end")
-    for name in ("OVMSE without CQL", "Action proposal with SE", "SE", "WSRL", "OVM without CQL"):
-        assert (ends[name] > ends["OVMSE"]).all(), name
+    starts = rows.pivot(index="seed", columns="name", values="start")
+    said(
+        f"It ends at {span(rows, 'OVMSE')} %, from {span(rows, 'OVMSE', 'start')}: lower than it "
+        f"started on {count(ends['OVMSE'] < starts['OVMSE'])} seeds."
+    )
+    above = {name: ends[name] > ends["OVMSE"] for name in ends if name != "OVMSE"}
+    said(
+        f"keeps on 2s3z, ends at {span(rows, 'OVMSE without CQL')}, Action proposal with SE at "
+        f"{span(rows, 'Action proposal with SE')}, SE at {span(rows, 'SE')}, WSRL at "
+        f"{span(rows, 'WSRL')}: above it on every seed."
+    )
+    always = {"OVMSE without CQL", "Action proposal with SE", "SE", "WSRL"}
+    assert {name for name, seeds in above.items() if seeds.all()} == always
+    often = ("OVM without CQL", "MACQL with SE", "MACal-QL with SE", "QMIX", "Switch CQL")
+    said("Above it on most: " + ", ".join(f"{n} ({count(above[n])})" for n in often) + ".")
+    assert {name for name, seeds in above.items() if seeds.mean() > 0.5} == {*always, *often}
 
 
 def test_what_each_part_adds(every: pd.DataFrame) -> None:
     rows = whole(every, "2s3z", "medium")
     parts = results.effects(rows).query("part == 'memory'").set_index("beside")
-    gains = (100 * parts["mean"]).round(1)
-    assert (
-        f"by {gains['nothing']:.0f} points without both other parts (on every seed), by "
-        f"{gains['CQL']:.0f} beside the conservative term, by {gains['SE']:.0f} beside sequential "
-        f"exploration (both on every seed); beside both it adds nothing ({gains['SE and CQL']:+g})"
-    ) in WORDS
-    assert all((parts.each[beside] > 0).all() for beside in ("nothing", "CQL", "SE"))
+    gains, on = (
+        (100 * parts["mean"]).round(1),
+        {k: count(pd.Series(v) > 0) for k, v in parts.each.items()},
+    )
+    said(
+        f"by {gains['nothing']:.0f} points without both other parts (on {on['nothing']} seeds), by "
+        f"{gains['CQL']:.0f} beside the conservative term ({on['CQL']}), by {gains['SE']:.0f} "
+        f"beside sequential exploration ({on['SE']}); beside both it adds nothing "
+        f"({gains['SE and CQL']:+g})"
+    )
     means = rows.pivot(index="seed", columns="name", values="mean")
     adds = {}
     for one, alone in (("SE", "Switch CQL"), ("MACQL with SE", "MACQL"), ("OVMSE", "OVM"),
@@ -78,8 +103,24 @@ def test_what_each_part_adds(every: pd.DataFrame) -> None:
         assert (adds[one] > 0).all(), one
     calibrated = adds.pop("MACal-QL with SE")
     points = [gain.mean() for gain in adds.values()]
-    assert f"by {min(points):.0f} to {max(points):.0f} points on average" in WORDS
-    assert f"to MACal-QL by {calibrated.min():.0f} to {calibrated.max():.0f}" in WORDS
+    said(
+        f"on every seed, by {min(points):.0f} to {max(points):.0f} points on average, and to "
+        f"MACal-QL by {calibrated.mean():.0f}."
+    )
+
+
+def test_what_luck_alone_would_show_and_tests_can_tell(every: pd.DataFrame) -> None:
+    wins = np.arange(1, 65)  # of 64, at least so many in all of 30 tests
+    for task, dataset, start in (("2s3z", "medium", 66), ("2s3z", "medium_replay", 58)):
+        lowest = (stats.binom.sf(wins - 1, 64, start / 100) ** 30).sum() / 64
+        said(f"a team that stays at {start} % would show {100 * lowest:.0f} % as its lowest test")
+        rows = whole(every, task, dataset)
+        assert rows[rows.name == "OVMSE"].start.min() == pytest.approx(start / 100, abs=0.01)
+    table = results.differences(results.only(every, *results.COMPARED))
+    assert (table.holm >= verdicts.TOLD).all()
+    seeds = whole(every, "2s3z", "medium").seed.nunique()
+    said(f"{seeds} seeds tell none of this from luck by a test (the least p is {2 / 2**seeds:.3f},")
+    said(f"on the {seeds} seeds that every line of 2s3z has:")
 
 
 def test_the_walkthrough_says_so_of_the_median_of_all_seeds(every: pd.DataFrame) -> None:
@@ -145,11 +186,12 @@ def test_mixing_ratios(every: pd.DataFrame) -> None:
 def test_the_map_of_noise(every: pd.DataFrame) -> None:
     noise = results.only(every, "noise")
     assert noise.seed.nunique() == 1 and set(noise.task) == {"2s3z"}
+    assert set(noise[noise.algorithm.isin(["se", "ovmse"])].exploration) == {CENTRALISED}
     plain, held = noise[noise.online_cql.eq(False)], noise[noise.online_cql.eq(True)]
     few = 100 * plain[plain.explorers <= 0.5]["mean"]
     low = 100 * held[held.explorers <= 0.5]["mean"]
     assert f"have a mean win rate of {few.min():.0f} to {few.max():.0f} %" in WORDS
-    assert f"MACQL and OVMSE with it {low.min():.0f} to {low.max():.0f}. With" in WORDS
+    assert f"MACQL and OVMSE with the term {low.min():.0f} to {low.max():.0f}. With" in WORDS
     all_five = (100 * noise[noise.explorers == 5].set_index("name")["mean"]).round()
     alone, memory = all_five["Switch CQL"], all_five["OVM without CQL"]
     assert (

@@ -3,8 +3,7 @@ r"""Writes notebooks/grids/results/at_its_best.yaml: each algorithm with the bes
     .venv/bin/python tools/at_its_best.py [TUNING.parquet or folder of its runs]
 
 The settings are those with the highest mean win rate over the online steps of the tuning seeds
-(`analysis.results.best`); the runs are of seeds that nothing was tuned on. A tuning seed counts on
-a map once all its settings are finished there: no setting is chosen for the seeds it met.
+(`analysis.results.best`); the runs are of seeds that nothing was tuned on.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from ovmse.runs.files import DATA_DIR, PROJECT, replacing
 
 GRID = PROJECT / "notebooks" / "grids" / "results" / "at_its_best.yaml"
 SEEDS = {"2s3z": "20..29"}  # ten, elsewhere six
-TUNED_ON = 2  # tuning seeds of the plan
 TEXT = """\
 # Each at its best, second half: every algorithm with the settings that tuning.yaml found, on seeds
 # that nothing was tuned on. Written by tools/at_its_best.py from the runs of the tuning: {tuned}.
@@ -31,8 +29,14 @@ TEXT = """\
 
 
 def grid(found: pd.DataFrame) -> str:
-    """The grid file of the best settings of `whole` runs."""
-    seeds = found.groupby("task").seed.unique()
+    """The grid file of the best settings; raises UserError if no tuning seed is whole."""
+    if (whole := results.whole(found)).empty:
+        there = results.only(found, "tuning").groupby(["task", "seed"]).run.nunique()
+        counts = [f"{n} of {results.TRIED[task]} of seed {seed} on {task}"
+                  for (task, seed), n in there.items() if task in results.TRIED]  # fmt: skip
+        said = ", ".join(counts) or "there is none"
+        raise UserError(f"of no tuning seed all settings are finished: {said}")
+    seeds = whole.groupby("task").seed.unique()
     tuned = "; ".join(f"{task} seed {', '.join(map(str, sorted(s)))}" for task, s in seeds.items())
     table, scales = results.best(found), {}
     for task, rows in table.groupby("task", sort=True):
@@ -49,26 +53,9 @@ def grid(found: pd.DataFrame) -> str:
     return TEXT.format(tuned=tuned) + listed
 
 
-def whole(found: pd.DataFrame) -> pd.DataFrame:
-    """The tuning runs of the seeds all whose settings are finished on a map; raises UserError, with
-    counts, if there is no such seed."""
-    planned = {p.task: p.runs // TUNED_ON for p in results.PLANNED if p.item == "tuning"}
-    found = results.only(found, "tuning")
-    done, counts = [], []
-    for (task, seed), rows in found[found.task.isin(planned)].groupby(["task", "seed"]):
-        counts.append(f"{rows.run.nunique()} of {planned[task]} of seed {seed} on {task}")
-        if rows.run.nunique() >= planned[task]:
-            done.append(rows)
-    if not done:
-        said = ", ".join(counts) or "there is none"
-        raise UserError(f"of no tuning seed all runs are finished: {said}")
-    return pd.concat(done)
-
-
 def main(source: str) -> None:
     """Writes the file."""
-    found = results.runs(results.finished(results.read(source)))
-    text = grid(whole(found))
+    text = grid(results.runs(results.finished(results.read(source))))
     with replacing(GRID) as temporary:
         Path(temporary).write_text(text)
     print(f"The grid is {GRID}.")

@@ -29,9 +29,7 @@ CARD = """# {title}
 
 {about}
 
-{finished} of {planned} planned runs are here. Of each line the median over the seeds (least to
-greatest) of the share of test battles won: at the start, at the lowest test, at the end, and as a
-mean over the online steps.
+{finished} of {planned} planned runs are here. {what}
 
 {table}
 
@@ -42,6 +40,13 @@ Every test of every run, with all settings, the code's key and the versions: `{i
 
 Machine: {machines}; one thread a run. Code: {code}. Seeds: {seeds}.
 """
+
+
+MEDIANS = """Of each line the median over the seeds (least to
+greatest) of the share of test battles won: at the start, at the lowest test, at the end, and as a
+mean over the online steps."""
+BEST_ONES = """Of each line the best of its settings, by the mean win
+rate over the online steps, on the seeds all whose settings are finished."""
 
 
 def main(item: str, folders: list[Path]) -> None:
@@ -71,11 +76,14 @@ def card(item: str, table: pd.DataFrame) -> str:
     """What was asked, what came out, and what makes it anew."""
     found = results.only(results.runs(results.finished(results.read(RESULTS))), item)
     by = VARIED.get(item, [])
-    lines = results.ranges(found, MEASURES, by).sort_values(["task", "dataset", "name", *by])
-    words = readable(lines[["task", "dataset", "name", *by, "seeds"]], KNOWN)
-    for name in MEASURES:
-        three = (100 * lines[[name, f"{name}_min", f"{name}_max"]]).to_numpy()
-        words[KNOWN[name][0]] = [f"{m:.0f} % ({low:.0f} to {high:.0f})" for m, low, high in three]
+    if item == "tuning":
+        words = readable(results.best(found), KNOWN)
+    else:
+        lines = results.ranges(found, MEASURES, by).sort_values(["task", "dataset", "name", *by])
+        words = readable(lines[["task", "dataset", "name", *by, "seeds"]], KNOWN)
+        for name in MEASURES:
+            three = (100 * lines[[name, f"{name}_min", f"{name}_max"]]).to_numpy()
+            words[KNOWN[name][0]] = [f"{m:.0f} % ({a:.0f} to {b:.0f})" for m, a, b in three]
     plans = [plan for plan in results.PLANNED if plan.item == item]
     grid = (PROJECT / f"notebooks/grids/results/{item}.yaml").read_text().split("notebook:")[0]
     return CARD.format(
@@ -83,6 +91,7 @@ def card(item: str, table: pd.DataFrame) -> str:
         about="\n".join(line.removeprefix("# ") for line in grid.strip().splitlines()),
         finished=table.run.nunique(),
         planned=sum(plan.runs for plan in plans),
+        what=BEST_ONES if item == "tuning" else MEDIANS,
         table=markdown_table(list(words), words.to_numpy().tolist()),
         item=item,
         commands="\n".join(

@@ -36,9 +36,8 @@ def learning(curves: pd.DataFrame, title: str, axis: str, top: float) -> alt.Top
     keys, digits = ["panel", *LINE], 0 if top > 50 else 1
     wide = curves.assign(x=(curves.env_steps / 1000).round(1))
     wide["step"] = wide.groupby([*keys, "seed"]).cumcount()
-    seeds = sorted(wide.seed.unique())
     table = wide.pivot_table(index=[*keys, "step"], columns="seed", values="value", sort=False)
-    table.columns = [f"s{seed}" for seed in seeds]
+    table = table.sort_index(axis="columns").rename(columns=lambda seed: f"s{seed}")
     middle = table.median(axis=1).round(digits + 1)
     short = table.round(digits).map(lambda value: "" if pd.isna(value) else f"{value:g}")
     table = short.assign(median=middle, x=wide.groupby([*keys, "step"], sort=False).x.mean())
@@ -55,7 +54,7 @@ def learning(curves: pd.DataFrame, title: str, axis: str, top: float) -> alt.Top
     scale = alt.Scale(domain=[0, top], nice=False)
     colour, dash = _line_look(names, _dashes(names))
     base = alt.Chart().encode(x=x, color=colour)
-    thin = base.transform_fold([f"s{seed}" for seed in seeds], as_=["seed", "value"])
+    thin = base.transform_fold(list(short), as_=["seed", "value"])
     thin = thin.transform_filter("datum.value !== ''").mark_line(strokeWidth=0.8)
     thin = thin.encode(
         y=alt.Y("value:Q", title=axis, scale=scale),

@@ -107,6 +107,12 @@ def test_unfinished_and_incomparable_runs(folder: Path) -> None:
         results.finished(other)
     with pytest.raises(UserError, match="2 codes at once"):
         results.finished(table.assign(code=np.where(table.run == run, "x", "y")))
+    noise = results.read(folder / "noise.parquet")
+    both = pd.concat([table, noise.assign(code="x").query("task == '2s3z'")])
+    said = "on 2s3z were made by several states of the learning code, c0de0000 .mixing_ratio.; x .n"
+    with pytest.raises(UserError, match=said):
+        results.finished(both)
+    results.finished(pd.concat([table, noise.assign(code="x").query("task != '2s3z'")]))
 
 
 def test_differences_are_of_pairs_and_adjusted_within_a_question(found: pd.DataFrame) -> None:
@@ -178,6 +184,11 @@ def test_pooled_scores_stand_map_by_map(found: pd.DataFrame) -> None:
     others = results.pooled(mine[mine.task != "3s5z"])
     assert set(left) == set(others) and len(left["SE"]) == 3
     assert all((left[name] == others[name]).all() for name in left)
+    said = verdicts.pooled_of(left)
+    assert said.startswith("3 seeds of each of 3 maps and datasets. Drawn") and "leads" in said
+    enough = {name: np.tile(score, (2, 1)) for name, score in scores.items()}
+    assert verdicts.pooled_of(enough) == "6 seeds of each of 4 maps and datasets."
+    assert verdicts.pooled_of({}).endswith("nothing is pooled.")
     table = results.over_maps(scores)
     assert table.iqm.is_monotonic_decreasing and table.above.notna().sum() == 5
 
@@ -254,6 +265,20 @@ def test_bold_is_the_median_and_a_rule_its_interval_in_points(
     assert finals[finals.variant != ""].paper.isna().all() and finals.paper.notna().any()
 
 
+def test_a_thin_curve_is_its_own_seeds(lines: pd.DataFrame) -> None:
+    """Of a line that lacks the middle seed, too, which comes first in the rows."""
+    mine = results.only(lines, "hard_map")
+    mine = mine[(mine.seed != 21) | (mine.name != "OVMSE")]
+    curves = results.seed_curves(mine[mine.name.isin(["OVMSE", "SE"])])
+    curves = curves.assign(value=100 * curves.value)
+    drawn = columns(charts.win_rates(curves), "median")
+    for name, seeds in {"OVMSE": (20, 22), "SE": (20, 21, 22)}.items():
+        for seed in seeds:
+            own = curves[(curves.name == name) & (curves.seed == seed)].value
+            shown = drawn[drawn.name == name].sort_values("x")[f"s{seed}"]
+            assert shown.iloc[:5].astype(float).tolist() == own.iloc[:5].round().tolist()
+
+
 def test_every_seed_is_a_point_of_the_final_win_rates(found: pd.DataFrame) -> None:
     compared = results.only(found, "hard_map")
     spec = mimebundle(charts.final_win_rates(compared, results.paper(1)))[VEGALITE]
@@ -267,7 +292,7 @@ def test_every_seed_is_a_point_of_the_final_win_rates(found: pd.DataFrame) -> No
 def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFrame) -> None:
     text = verdicts.who_wins(found)
     ends = results.of_question(found, "hard_map", "5m_vs_6m", "medium").groupby("name").end.median()
-    assert f"5m_vs_6m medium**: {ends.idxmax()} ends highest" in text
+    assert f"5m_vs_6m medium** (3 seeds): highest at the end: {ends.idxmax()} (" in text
     assert "OVMSE is not told from any of 13 others (so few seeds cannot tell any)" in text
     assert "SE +" in verdicts.which_part(found) and "on 2s3z medium" in verdicts.which_part(found)
     alone = verdicts.which_part(found[found.seed == found.seed.min()])
@@ -341,6 +366,7 @@ def by_hand(means: dict[str, float], seeds: range, explorers: float = 1) -> pd.D
             score = mean + 0.005 * seed + rng.uniform(-0.002, 0.002)
             rows.append({
                 "item": "paper_setting", "task": "2s3z", "dataset": "medium", "name": name,
+                "run": f"{name}_{seed}",
                 "algorithm": name.lower(), "variant": "", "seed": seed, "mean": score,
                 "lowest": score - 0.3, "end": score + 0.1, "online_steps": 1_000,
                 "epsilon_start": 1.0, "explorers": explorers,
@@ -355,15 +381,17 @@ LINES = {"OVMSE": 0.5, "SE": 0.6, "MACQL": 0.3, "OVM": 0.5}
 def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
     text = verdicts.who_wins(by_hand(LINES, range(10)))
     assert text.startswith(
-        "Win rates at the end and in the lowest test are medians of 10 seeds; OVMSE is compared"
+        "Win rates at the end and in the lowest test are medians; OVMSE is compared"
     )
     assert text.endswith(
-        "- **2s3z medium**: SE ends highest (72 %), OVMSE at 62 %; SE falls least (32 %), OVMSE to "
-        "22 %; OVMSE is above MACQL, below SE, not told from OVM"
+        "- **2s3z medium** (10 seeds): highest at the end: SE (72 %), OVMSE 62 %; highest at its "
+        "lowest test: SE (32 %), OVMSE 22 %; OVMSE is above MACQL, below SE, not told from OVM"
     )
     one = by_hand(LINES, range(5))
     one.loc[(one.name == "SE") & (one.seed == 0), "end"] = 0.0  # of a median little is lost
-    assert "SE ends highest (71 %), OVMSE at 61 %" in verdicts.who_wins(one)
+    assert "highest at the end: SE (71 %), OVMSE 61 %" in verdicts.who_wins(one)
+    one["lowest"] = 0.0
+    assert "its lowest test: MACQL, OVM, OVMSE, SE (0 %); OVMSE" in verdicts.who_wins(one)
     pair = verdicts.who_wins(one[one.name.isin(["OVMSE", "SE"])])
     assert "OVMSE is not told from SE (so few seeds cannot tell any)" in pair  # 2 / 2^5 = .0625
     alone = verdicts.who_wins(one[one.name == "SE"])
@@ -388,7 +416,12 @@ def test_a_seed_counts_where_every_line_has_it() -> None:
     both = pd.concat([by_hand(LINES, range(2)), lucky])
     text = verdicts.who_wins(both)
     assert "(1 runs of seeds that not every line has are left out)" in text
-    assert "SE ends highest" in text and "MACQL" not in text
+    assert "** (2 seeds): highest at the end: SE" in text and "MACQL" not in text
+    # a line with fewer seeds takes them from medians, not from the pairs of the others
+    most = pd.concat([by_hand({n: m for n, m in LINES.items() if n != "OVM"}, range(10)),
+                      by_hand({"OVM": 0.5}, range(3))])  # fmt: skip
+    said = verdicts.who_wins(most)
+    assert "** (3 seeds): highest" in said and "OVMSE is above MACQL, below SE, not told" in said
     assert "OVMSE is not told from any of 3 others (so few seeds cannot tell any)" in text
     start = verdicts.start_today(both)
     assert "mean win rate 60 % (60 % to 60 %, 2 seeds: a lead, no advice)." in start
@@ -420,11 +453,13 @@ def test_each_at_its_best_stands_beside_the_papers_setting() -> None:
     few = results.side_by_side(pd.concat([plain[plain.seed < 2], tuned])).set_index("name")
     assert few.seeds.to_dict() == {"OVMSE": 1, "SE": 1, "MACQL": 1, "Ours": 2}
     said = verdicts.at_its_best(pd.concat([plain, tuned]))
-    assert "- **2s3z medium**: Ours ends highest (101 %), OVMSE at 81 %;" in said
-    assert said.endswith(
-        "Tuned, 2 of 3 lines have a higher mean win rate than in the paper's setting with the same "
-        "seeds: OVMSE gains most (+20 points on 2s3z), SE least (-5 on 2s3z)."
-    )
+    assert "- **2s3z medium** (2 seeds): highest at the end: Ours (101 %), OVMSE 81 %;" in said
+    more = said.split("Tuned less the paper's setting, in paired seeds: on 2s3z medium, ")[1]
+    assert re.findall(r"(\w+) ([+-]\d+)\.\d points of mean win rate", more) == [
+        (name, f"{100 * gain:+.0f}")
+        for name, gain in (("OVMSE", 0.2), ("MACQL", 0.1), ("SE", -0.05))
+    ]
+    assert more.count("2 seeds, p 1.000 after Holm)") == 3
     assert verdicts.at_its_best(plain) == "No tuned run is here yet."
     begun = verdicts.start_today(pd.concat([plain, tuned[tuned.seed == 1]]))
     assert "4 seeds" in begun and "tuned" not in begun  # it takes no seeds from what is further
@@ -525,28 +560,44 @@ def test_marl_eval_writes_only_the_seeds_that_every_line_has(folder: Path, tmp_p
     assert {tuple(seeds) for seeds in out.values()} == {("seed_20", "seed_22")}
 
 
+def test_the_card_of_a_tuning_lists_the_best_settings(
+    folder: Path, found: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import ship_rows
+
+    monkeypatch.setattr(ship_rows, "RESULTS", folder)
+    card = ship_rows.card("tuning", results.read(folder / "tuning.parquet").assign(machine="one"))
+    table = [line for line in card.splitlines() if line.startswith("| 2s3z |")]
+    assert len(table) == 11 and "264 of 792 planned runs are here. Of each line the best" in card
+    one = results.best(found).query("name == 'WSRL'").iloc[0]
+    [line] = [line for line in table if "| WSRL |" in line]
+    assert f"| 12 | {one.epsilon_start:g} | {one.online_lr:g} |" in line
+    assert f"| {one.policy_warmup_steps:,.0f} |" in line and f"{100 * one['mean']:.0f} %" in line
+
+
 def test_the_grid_of_each_at_its_best_plans_what_was_tuned(
     found: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    from at_its_best import grid, whole
+    from at_its_best import grid
 
-    tuned = results.only(found, "tuning")
+    whole, tuned = results.whole, results.only(found, "tuning")
     assert set(whole(found).run) == set(tuned.run)
     lacks = tuned.drop(tuned.index[tuned.seed == 51][:1])  # of two seeds one is whole
     assert set(whole(lacks).run) == set(tuned.run[tuned.seed == 50])
-    assert "tuning: 2s3z seed 50.\n" in grid(whole(lacks))
+    assert "tuning: 2s3z seed 50.\n" in grid(lacks) and set(results.best(lacks).seeds) == {1}
     lacks = lacks.drop(lacks.index[lacks.seed == 50][:2])
     with pytest.raises(
         UserError, match="are finished: 130 of 132 of seed 50 on 2s3z, 131 of 132 of seed 51 on 2"
     ):
-        whole(lacks)
+        grid(lacks)
     for none in (tuned.iloc[:0], tuned.assign(task="8m")):  # the plan has no such map
         with pytest.raises(UserError, match="are finished: there is none"):
-            whole(none)
+            grid(none)
     table = results.best(found)
     path = tmp_path / "at_its_best.yaml"
-    path.write_text(text := grid(whole(found)))
+    path.write_text(text := grid(found))
     assert "tuning: 2s3z seed 50, 51.\n" in text
     configs(monkeypatch, ())
     planned = [run.config for run in grids.plan(grids.load_grid(path), tmp_path, "2s3z").runs]
