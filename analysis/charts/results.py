@@ -30,9 +30,14 @@ def panel(row: Any) -> str:
 
 
 def learning(curves: pd.DataFrame, title: str, axis: str, top: float) -> alt.TopLevelMixin:
-    """Small multiples map × dataset: thin every seed, bold the median. curves as from
+    """Small multiples map × dataset: thin every seed, bold the median. Controls, which are no
+    algorithm as it is, have a panel of their own: nine lines are enough for one. curves as from
     `results.seed_curves`; axis: the measure with its unit; top: the end of its axis."""
     curves = curves.assign(panel=[panel(row) for row in curves.itertuples()])
+    control = curves.variant != ""
+    panels = [p for name in curves.panel.unique() for p in (name, f"{name}, controls")]
+    curves["panel"] = curves.panel + control.map({True: ", controls", False: ""})
+    curves = curves.sort_values("panel", key=lambda of: of.map(panels.index), kind="stable")
     keys, digits = ["panel", *LINE], 0 if top > 50 else 1
     wide = curves.assign(x=(curves.env_steps / 1000).round(1))
     wide["step"] = wide.groupby([*keys, "seed"]).cumcount()
