@@ -110,7 +110,8 @@ def at_its_best(found: pd.DataFrame) -> str:
         f"on {key[1]} {key[2]}, {', '.join(f'{r.name} {_points(r)}' for r in rows.itertuples())}"
         for key, rows in gains.groupby(QUESTION, sort=False)
     ]
-    less = f"\n\nTuned less the paper's setting, in paired seeds: {'; '.join(said)}."
+    less = "\n\nMean win rate when tuned less that in the paper's setting, in paired seeds: "
+    less += f"{'; '.join(said)}."
     return _ranked(best) + (less if said else "")
 
 
@@ -199,17 +200,17 @@ def which_part(found: pd.DataFrame) -> str:
         whole = rows[rows.beside.str.contains(" and ")]
         if len(whole) == len(results.PARTS):
             each = (f"{r.part} {_points(r)}" for r in whole.sort_values("mean")[::-1].itertuples())
-            parts.append(f"on {key[1]} {key[2]}, added to the other two: {', '.join(each)}")
+            parts.append(f"- **{key[1]} {key[2]}**: {', '.join(each)}.")
+    said = "No map has runs with and without each part beside the other two yet."
     if parts:
-        said = f"Of OVMSE's parts, {'; '.join(parts)}"
-    else:
-        said = "No map has runs with and without each part beside the other two yet"
-    return f"{said}. {one_curve(found)}"
+        said = "What each of OVMSE's parts adds to the other two, in mean win rate:\n\n"
+        said += "\n".join(parts)
+    return f"{said}\n\n{one_curve(found)}"
 
 
 def _points(row: Any) -> str:
     of = f", {row.seeds} seeds, p {row.holm:.3f} after Holm" if row.seeds > 1 else ""
-    return f"{100 * row.mean:+.1f} points of mean win rate ({_interval(row)}{of})"
+    return f"{100 * row.mean:+.1f} points ({_interval(row)}{of})"
 
 
 def _interval(of: Any) -> str:

@@ -294,9 +294,9 @@ def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFra
     ends = results.of_question(found, "hard_map", "5m_vs_6m", "medium").groupby("name").end.median()
     assert f"5m_vs_6m medium** (3 seeds): highest at the end: {ends.idxmax()} (" in text
     assert "OVMSE is not told from any of 13 others (so few seeds cannot tell any)" in text
-    assert "SE +" in verdicts.which_part(found) and "on 2s3z medium" in verdicts.which_part(found)
+    assert "- **2s3z medium**: SE +" in verdicts.which_part(found)
     alone = verdicts.which_part(found[found.seed == found.seed.min()])
-    assert "points of mean win rate (one seed)" in alone and "nan" not in alone
+    assert " points (one seed)" in alone and "nan" not in alone
     start = verdicts.start_today(found)
     noisy = results.only(found, "noise").query("task == '6h_vs_8z'")
     best = noisy.groupby(["name", "epsilon_start"])["mean"].median().idxmax()
@@ -454,8 +454,8 @@ def test_each_at_its_best_stands_beside_the_papers_setting() -> None:
     assert few.seeds.to_dict() == {"OVMSE": 1, "SE": 1, "MACQL": 1, "Ours": 2}
     said = verdicts.at_its_best(pd.concat([plain, tuned]))
     assert "- **2s3z medium** (2 seeds): highest at the end: Ours (101 %), OVMSE 81 %;" in said
-    more = said.split("Tuned less the paper's setting, in paired seeds: on 2s3z medium, ")[1]
-    assert re.findall(r"(\w+) ([+-]\d+)\.\d points of mean win rate", more) == [
+    more = said.split("less that in the paper's setting, in paired seeds: on 2s3z medium, ")[1]
+    assert re.findall(r"(\w+) ([+-]\d+)\.\d points \(", more) == [
         (name, f"{100 * gain:+.0f}")
         for name, gain in (("OVMSE", 0.2), ("MACQL", 0.1), ("SE", -0.05))
     ]
