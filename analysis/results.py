@@ -71,7 +71,10 @@ TUNED = ["epsilon_start", "epsilon_end", "epsilon_anneal", "online_lr", "lr_warm
          "memory_end", "cql_alpha", "cql_anneal", "policy_warmup_steps"]  # fmt: skip
 VARIED = {"noise": ["epsilon_start", "epsilon_end"], "mixing_ratio": ["mixing_ratio"],
           "tuning": TUNED, BEST: TUNED}  # fmt: skip
-OWN = {"cql_anneal": "OVMSE, fading CQL (ours)", "kept": "OVMSE, warm-up, kept memory (ours)"}
+OWN = {
+    "cql_anneal": "OVMSE with fading CQL (ours)",
+    "kept": "OVMSE with warm-up and kept memory (ours)",
+}
 
 
 def results_given(given: Any) -> pd.DataFrame:
@@ -160,8 +163,8 @@ def _require_one_code(table: pd.DataFrame) -> None:
     """Raises UserError where the runs of a map were made by several states of the learning code:
     pages lay what was asked of a map side by side."""
     for task, rows in table.groupby("task"):
-        if rows.code.nunique() > 1:
-            each = rows.groupby("code")["item"].unique()
+        if rows.code.nunique(dropna=False) > 1:
+            each = rows.groupby("code", dropna=False)["item"].unique()
             found = "; ".join(f"{code} ({', '.join(sorted(i))})" for code, i in each.items())
             raise UserError(
                 f"the runs on {task} were made by several states of the learning code, {found}: "
@@ -393,8 +396,15 @@ def whole(found: pd.DataFrame) -> pd.DataFrame:
     """The tuning runs of the seeds all whose settings are finished on a map: no setting is chosen
     for the seeds it met."""
     rows = only(found, "tuning")
-    there = rows.groupby(["task", "seed"]).run.transform("nunique").astype(int)
+    there = rows.groupby(["task", "dataset", "seed"]).run.transform("nunique").astype(int)
     return rows[there >= rows.task.map(TRIED).astype(float)]
+
+
+def tuned_on(found: pd.DataFrame) -> str:
+    """How many settings of each tuning seed are there, in words; nothing, if there are none."""
+    there = only(found, "tuning").groupby(["task", "seed"]).run.nunique()
+    return ", ".join(f"{n} of {TRIED[task]} of seed {seed} on {task}"
+                     for (task, seed), n in there.items() if task in TRIED)  # fmt: skip
 
 
 def best(found: pd.DataFrame) -> pd.DataFrame:
@@ -410,28 +420,31 @@ def best(found: pd.DataFrame) -> pd.DataFrame:
 
 def side_by_side(found: pd.DataFrame) -> pd.DataFrame:
     """Each line at its best, and the same line in the paper's setting as `mean_before` and
-    `end_before`, of the seeds that both have (`ranges`). A line that the paper's setting lacks
-    stands alone."""
-    keys, measures = ["task", "dataset", "name", "seed"], ["mean", "end"]
-    before = only(found, *COMPARED)[[*keys, *measures]]
-    both = only(found, BEST).merge(before, "left", keys, suffixes=("", "_before"))
-    some = both.groupby(keys[:-1]).mean_before.transform("count") > 0
+    `end_before`, of the seeds that both have (`ranges`). A line that shares none stands alone."""
+    both = _with_before(found)
+    some = both.groupby(["task", "dataset", "name"]).mean_before.transform("count") > 0
     both = both[both.mean_before.notna() | ~some]
     return ranges(both, ["mean_before", "mean", "end_before", "end"])
 
 
-def gains(found: pd.DataFrame, measure: str = "mean") -> pd.DataFrame:
-    """What tuning changes: each line at its best less the same line in the paper's setting, most
-    first; columns as in `differences`, Holm within the map."""
+def gains(found: pd.DataFrame) -> pd.DataFrame:
+    """What tuning changes: the mean win rate of each line at its best less that of the same line in
+    the paper's setting, most first; columns as in `differences`, Holm within the map."""
     tables = []
-    for key, rows in only(found, BEST).groupby(QUESTION, sort=False):
-        plain = only(found, *COMPARED)
-        plain = plain[(plain.task == key[1]) & (plain.dataset == key[2])]
-        before, after = ({name: r.set_index("seed")[measure].to_dict()
-                          for name, r in of.groupby("name")} for of in (plain, rows))  # fmt: skip
-        pairs = {(*key, n): (after[n], before[n]) for n in after if n in before}
+    for key, rows in _with_before(found).dropna(subset="mean_before").groupby(QUESTION, sort=False):
+        pairs = {
+            (*key, name): (dict(zip(r.seed, r["mean"])), dict(zip(r.seed, r.mean_before)))
+            for name, r in rows.groupby("name", sort=False)
+        }
         tables.append(family(pairs, ["name"]).sort_values("mean", ascending=False))
     return _joined(tables, ["name"])
+
+
+def _with_before(found: pd.DataFrame) -> pd.DataFrame:
+    """The runs of each at its best, with the same line and seed of the paper's setting."""
+    keys, measures = ["task", "dataset", "name", "seed"], ["mean", "end"]
+    before = only(found, *COMPARED)[[*keys, *measures]]
+    return only(found, BEST).merge(before, "left", keys, suffixes=("", "_before"))
 
 
 def status(found: pd.DataFrame) -> pd.DataFrame:

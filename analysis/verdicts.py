@@ -11,7 +11,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from analysis import results
-from analysis.answers import seeds_each
+from analysis.answers import seeds_each, tell
 from analysis.charts.show import show, show_table
 from analysis.results import LINE, QUESTION
 from analysis.statistics import holm, paired
@@ -101,6 +101,15 @@ def who_wins(found: pd.DataFrame) -> str:
     return _ranked(found)
 
 
+def tuned(found: pd.DataFrame) -> None:
+    """Shows what each was tuned to; if no tuning seed is whole, how far they are."""
+    best = results.best(found)
+    if best.empty and (there := results.tuned_on(found)):
+        tell(f"Of no tuning seed all settings are finished: {there}.")
+    else:
+        tabled(best, "tuning")
+
+
 def at_its_best(found: pd.DataFrame) -> str:
     """Who ends highest once each is tuned, and what that changes from the paper's setting."""
     best, gains = results.only(found, results.BEST), results.gains(found)
@@ -164,7 +173,7 @@ def _rivals(table: pd.DataFrame) -> str:
     if len(above := table[told & (table["mean"] > 0)]):
         said.append(f"below {_all_of(above, table)}")
     if len(rest := table[~told]):
-        why = _too_few(int(rest.seeds.max()), len(table))
+        why = _too_few(int(rest.seeds.max()), len(rest))
         said.append(f"not told from {_all_of(rest, table, 'any of')}{why}")
     return "; OVMSE is " + ", ".join(said)
 
@@ -258,6 +267,7 @@ def start_today(found: pd.DataFrame) -> str:
     by = ["item", *LINE, "epsilon_start", "explorers", "exploration"]
     budget = ["task", "dataset", "online_steps"]
     for (task, data, steps), mine in rows.groupby(budget, sort=False):
+        tried = mine.epsilon_start.nunique()
         begun = [r for r in results.by_question(mine) if results.shared(r, by).seed.nunique() > 1]
         mine = results.shared(pd.concat(begun or [mine]), by, within=budget)
         where = f"- **{task}, {data}, {steps:,} steps**: "
@@ -277,7 +287,7 @@ def start_today(found: pd.DataFrame) -> str:
         spread = spread if len(best) > 1 else "one seed"
         spread += ": a lead, no advice" if why else ""
         text = f"{where}{_at(top)}, mean win rate {per_cent(best.median())} ({spread})."
-        if mine.epsilon_start.nunique() == 1:
+        if tried == 1:
             text += " No other ε was tried."
         if alike:
             more = f" and {len(alike) - 6} others" if len(alike) > 6 else ""

@@ -56,7 +56,7 @@ def test_who_falls_and_who_ends_where_on_2s3z(every: pd.DataFrame) -> None:
     greedy = ("Switch CQL", "MACQL", "MACal-QL", "OVM", "OVM without CQL", "Action proposal")
     grouped = rows.replace({"name": dict.fromkeys(greedy, "greedy")})
     held = rows.replace({"name": {"MACal-QL with SE": "MACQL with SE"}})
-    said(f"OVMSE's lowest test is {span(rows, 'OVMSE', 'lowest')} %")
+    said(f"On 2s3z OVMSE's lowest test is {span(rows, 'OVMSE', 'lowest')} %")
     said(
         f"all that explore ε-greedily fall to {span(grouped, 'greedy', 'lowest')} %, WSRL to "
         f"{span(rows, 'WSRL', 'lowest')}."
@@ -128,6 +128,15 @@ def test_the_walkthrough_says_so_of_the_median_of_all_seeds(every: pd.DataFrame)
     rows = results.of_question(every, "paper_setting", "2s3z", "medium")
     for name in ("OVM", "OVM without CQL"):
         assert rows[rows.name == name].lowest.median() < 0.1
+
+
+def test_what_ovmse_keeps_elsewhere(every: pd.DataFrame) -> None:
+    hydras, stalkers = (whole(every, task, "medium") for task in ("6h_vs_8z", "3s5z"))
+    said(
+        f"lowest {span(hydras, 'OVMSE', 'lowest')} % of {span(hydras, 'OVMSE', 'start')} on "
+        f"6h_vs_8z, {span(stalkers, 'OVMSE', 'lowest')} of {span(stalkers, 'OVMSE', 'start')} on "
+        "3s5z"
+    )
 
 
 def test_6h_vs_8z(every: pd.DataFrame) -> None:

@@ -31,10 +31,7 @@ TEXT = """\
 def grid(found: pd.DataFrame) -> str:
     """The grid file of the best settings; raises UserError if no tuning seed is whole."""
     if (whole := results.whole(found)).empty:
-        there = results.only(found, "tuning").groupby(["task", "seed"]).run.nunique()
-        counts = [f"{n} of {results.TRIED[task]} of seed {seed} on {task}"
-                  for (task, seed), n in there.items() if task in results.TRIED]  # fmt: skip
-        said = ", ".join(counts) or "there is none"
+        said = results.tuned_on(found) or "there is none"
         raise UserError(f"of no tuning seed all settings are finished: {said}")
     seeds = whole.groupby("task").seed.unique()
     tuned = "; ".join(f"{task} seed {', '.join(map(str, sorted(s)))}" for task, s in seeds.items())

@@ -9,8 +9,10 @@ Without a folder only the card is written anew. A run that is there already is r
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 
@@ -67,6 +69,11 @@ def main(item: str, folders: list[Path]) -> None:
     for n, older in enumerate(parts[:-1]):
         parts[n] = older[~older.run.isin(parts[-1].run)]
     table = pd.concat(parts, ignore_index=True).sort_values(COLUMNS[:1], kind="stable")
+    with TemporaryDirectory() as whole:  # nothing is written that its pages would refuse
+        for other in RESULTS.glob("*.parquet"):
+            shutil.copy(other, whole)
+        table.to_parquet(Path(whole, file.name), index=False)
+        results.finished(results.read(whole))
     with replacing(file) as temporary:
         table.to_parquet(temporary, index=False)
     file.with_suffix(".md").write_text(card(item, table))

@@ -186,8 +186,8 @@ def test_pooled_scores_stand_map_by_map(found: pd.DataFrame) -> None:
     assert all((left[name] == others[name]).all() for name in left)
     said = verdicts.pooled_of(left)
     assert said.startswith("3 seeds of each of 3 maps and datasets. Drawn") and "leads" in said
-    enough = {name: np.tile(score, (2, 1)) for name, score in scores.items()}
-    assert verdicts.pooled_of(enough) == "6 seeds of each of 4 maps and datasets."
+    enough = {name: np.tile(score, (2, 1))[:5] for name, score in scores.items()}
+    assert verdicts.pooled_of(enough) == "5 seeds of each of 4 maps and datasets."
     assert verdicts.pooled_of({}).endswith("nothing is pooled.")
     table = results.over_maps(scores)
     assert table.iqm.is_monotonic_decreasing and table.above.notna().sum() == 5
@@ -197,10 +197,13 @@ def test_the_best_of_a_tuning_is_its_best_mean(found: pd.DataFrame) -> None:
     table = results.best(found).set_index("name")
     assert len(table) == 11 and set(table.tried) == {12} and set(table.seeds) == {2}
     rows = results.only(found, "tuning")
-    rows = rows[rows.name == "OVMSE, fading CQL (ours)"]
+    assert set(rows.groupby("seed").run.nunique()) == {results.TRIED["2s3z"]}
+    other = rows.assign(dataset=rows.dataset.where(rows.online_lr == 1e-4, "medium_replay"))
+    assert results.whole(other).empty  # half of its settings on each dataset
+    rows = rows[rows.name == "OVMSE with fading CQL (ours)"]
     settings = ["epsilon_start", "online_lr", "cql_anneal"]
     means = rows.groupby(settings)["mean"].mean()
-    assert table.loc["OVMSE, fading CQL (ours)", "mean"] == pytest.approx(means.max())
+    assert table.loc["OVMSE with fading CQL (ours)", "mean"] == pytest.approx(means.max())
 
 
 def test_the_papers_numbers_are_all_there() -> None:
@@ -272,6 +275,15 @@ def test_a_thin_curve_is_its_own_seeds(lines: pd.DataFrame) -> None:
     curves = results.seed_curves(mine[mine.name.isin(["OVMSE", "SE"])])
     curves = curves.assign(value=100 * curves.value)
     drawn = columns(charts.win_rates(curves), "median")
+    assert set(drawn.panel) == {"5m_vs_6m medium"}
+    every = columns(
+        charts.win_rates(results.seed_curves(results.only(lines, "hard_map"))), "median"
+    )
+    control = every.panel == "5m_vs_6m medium, controls"
+    assert set(every[control].name) == {
+        "MACQL with SE", "MACal-QL with SE", "Action proposal with SE", "OVMSE with CQL",
+        "OVM with CQL",
+    }  # fmt: skip
     for name, seeds in {"OVMSE": (20, 22), "SE": (20, 21, 22)}.items():
         for seed in seeds:
             own = curves[(curves.name == name) & (curves.seed == seed)].value
@@ -422,6 +434,10 @@ def test_a_seed_counts_where_every_line_has_it() -> None:
                       by_hand({"OVM": 0.5}, range(3))])  # fmt: skip
     said = verdicts.who_wins(most)
     assert "** (3 seeds): highest" in said and "OVMSE is above MACQL, below SE, not told" in said
+    # of the one that is left the least p after Holm is 2 / 2^6 = .031, not three times that
+    assert said.endswith("not told from OVM (so few seeds cannot tell any)")
+    enough = pd.concat([most[most.name != "OVM"], by_hand({"OVM": 0.5}, range(6))])
+    assert verdicts.who_wins(enough).endswith("not told from OVM")
     assert "OVMSE is not told from any of 3 others (so few seeds cannot tell any)" in text
     start = verdicts.start_today(both)
     assert "mean win rate 60 % (60 % to 60 %, 2 seeds: a lead, no advice)." in start
@@ -454,6 +470,7 @@ def test_each_at_its_best_stands_beside_the_papers_setting() -> None:
     assert few.seeds.to_dict() == {"OVMSE": 1, "SE": 1, "MACQL": 1, "Ours": 2}
     said = verdicts.at_its_best(pd.concat([plain, tuned]))
     assert "- **2s3z medium** (2 seeds): highest at the end: Ours (101 %), OVMSE 81 %;" in said
+    assert said.count("- **") == 1
     more = said.split("less that in the paper's setting, in paired seeds: on 2s3z medium, ")[1]
     assert re.findall(r"(\w+) ([+-]\d+)\.\d points \(", more) == [
         (name, f"{100 * gain:+.0f}")
@@ -461,8 +478,29 @@ def test_each_at_its_best_stands_beside_the_papers_setting() -> None:
     ]
     assert more.count("2 seeds, p 1.000 after Holm)") == 3
     assert verdicts.at_its_best(plain) == "No tuned run is here yet."
+    assert "less that" not in verdicts.at_its_best(tuned)
+    # each map and dataset by itself, the hard map's from its own item, and ends apart from means
+    others = {"6h_vs_8z": "paper_setting", "5m_vs_6m": "hard_map", "2s3z": "paper_setting"}
+    parts, gain = [plain, tuned.assign(end=tuned.end - 0.5)], {}
+    for number, (task, item) in enumerate(others.items(), 1):
+        about = {"task": task, "dataset": "medium_replay" if task == "2s3z" else "medium"}
+        parts.append(plain.assign(**about, item=item, mean=plain["mean"] - 0.1 * number))
+        parts.append(plain.assign(**about, item="noise", mean=0.0))
+        parts.append(tuned.assign(**about))
+        gain[task] = round(20 + 10 * number)
+    every = pd.concat(parts)
+    ours = results.gains(every).query("name == 'OVMSE'").set_index(["task", "dataset"])["mean"]
+    assert (100 * ours).round().to_dict() == {
+        ("2s3z", "medium"): 20, ("6h_vs_8z", "medium"): 30, ("5m_vs_6m", "medium"): 40,
+        ("2s3z", "medium_replay"): 50,
+    }  # fmt: skip
+    shown = results.side_by_side(every).query("name == 'SE'").set_index(["task", "dataset"])
+    less = (shown["mean"] - shown.mean_before).round(2)
+    assert less.tolist() == [-0.05, 0.05, 0.15, 0.25] and (shown.seeds == 2).all()
+    assert (shown.end - shown.end_before).round(2).tolist() == [-0.55, -0.05, -0.05, -0.05]
     begun = verdicts.start_today(pd.concat([plain, tuned[tuned.seed == 1]]))
     assert "4 seeds" in begun and "tuned" not in begun  # it takes no seeds from what is further
+    assert "No other ε" not in begun and "No other ε" in verdicts.start_today(plain)
     [line, *_] = verdicts.start_today(pd.concat([plain, tuned])).splitlines()
     assert "Ours, tuned, from ε 0.2 (0.2 explorers), mean win rate 91 % (91 % to 91 %, 2" in line
 
