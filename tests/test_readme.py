@@ -114,7 +114,7 @@ def test_what_luck_alone_would_show_and_tests_can_tell(every: pd.DataFrame) -> N
         lowest = (stats.binom.sf(wins - 1, 64, start / 100) ** 30).sum() / 64
         said(f"a team that stays at {start} % would show {100 * lowest:.0f} % as its lowest test")
         rows = whole(every, task, dataset)
-        assert rows[rows.name == "OVMSE"].start.min() == pytest.approx(start / 100, abs=0.01)
+        assert rows[rows.name == "OVMSE"].start.min() == pytest.approx(start / 100, abs=0.02)
     table = results.differences(results.only(every, *results.COMPARED))
     assert (table.holm >= verdicts.TOLD).all()
     seeds = whole(every, "2s3z", "medium").seed.nunique()
