@@ -57,6 +57,8 @@ PLANNED = [
     Planned("noise", "6h_vs_8z_one_at_a_time", "6h_vs_8z", "medium", 45),
     Planned("mixing_ratio", None, "2s3z", "medium", 60),
 ]
+# Settings that a tuning seed tries on a map; two seeds are planned.
+TRIED = {p.task: p.runs // 2 for p in PLANNED if p.item == "tuning"}
 # Rows of two states of the learning code are not compared: more of what ships is made at a commit.
 COMMITS = {"ee413a25": "78c136a"}
 BEST = "at_its_best"  # its grid is written once the tuning is done
@@ -163,8 +165,8 @@ def _require_one_code(table: pd.DataFrame) -> None:
     """Raises UserError where the runs of a map were made by several states of the learning code:
     pages lay what was asked of a map side by side."""
     for task, rows in table.groupby("task"):
-        if rows.code.nunique(dropna=False) > 1:
-            each = rows.groupby("code", dropna=False)["item"].unique()
+        each = rows.groupby("code", dropna=False)["item"].unique()
+        if len(each) > 1:
             found = "; ".join(f"{code} ({', '.join(sorted(i))})" for code, i in each.items())
             raise UserError(
                 f"the runs on {task} were made by several states of the learning code, {found}: "
@@ -234,6 +236,12 @@ def shared(
         seeds = [set(line.seed) for _, line in mine.groupby([*by], dropna=False)]
         parts.append(mine[mine.seed.isin(set.intersection(*seeds))])
     return pd.concat(parts)
+
+
+def under_way(rows: pd.DataFrame, by: Sequence[str] = LINE) -> list[pd.DataFrame]:
+    """The rows of each question whose lines (`by`) share two seeds or more; one that has only begun
+    would take the others' seeds along, where only seeds count that all have."""
+    return [mine for mine in by_question(rows) if shared(mine, by).seed.nunique() > 1]
 
 
 def seed_curves(lines: pd.DataFrame, measure: str = "test_win_rate") -> pd.DataFrame:
@@ -336,12 +344,11 @@ def _joined(tables: list[pd.DataFrame], about: list[str]) -> pd.DataFrame:
 
 def pooled(found: pd.DataFrame, measure: str = "mean") -> dict[str, np.ndarray]:
     """name -> scores [seeds, questions] of the lines that every question has, with the seeds that
-    all of them have; nothing if that leaves fewer than two questions or seeds. A question is left
-    out while its lines share fewer than two seeds: it would take the others' seeds along."""
+    all of them have; nothing if that leaves fewer than two questions or seeds. Of the questions
+    that are `under_way`."""
     scores: dict[str, dict[tuple, dict[int, float]]] = {}
-    whole = [rows for rows in by_question(found) if shared(rows).seed.nunique() > 1]
-    rows_of = pd.concat([found.iloc[:0], *whole]).groupby(["name", *QUESTION], sort=False)
-    for (name, *key), rows in rows_of:
+    mine = pd.concat([found.iloc[:0], *under_way(found)])
+    for (name, *key), rows in mine.groupby(["name", *QUESTION], sort=False):
         scores.setdefault(str(name), {})[tuple(key)] = dict(zip(rows.seed, rows[measure]))
     keys = list(dict.fromkeys(key for of in scores.values() for key in of))
     scores = {name: of for name, of in scores.items() if len(of) == len(keys)}
@@ -386,10 +393,6 @@ def paper(table: int) -> pd.DataFrame:
     `algorithm`, `mixing_ratio`, `value`."""
     rows = pd.read_csv(SHIPPED_DATA / "paper_tables.csv")
     return rows[rows.table == table].drop(columns=["table", "measure"])
-
-
-# Settings that a tuning seed tries on a map; two seeds are planned.
-TRIED = {p.task: p.runs // 2 for p in PLANNED if p.item == "tuning"}
 
 
 def whole(found: pd.DataFrame) -> pd.DataFrame:

@@ -268,8 +268,8 @@ def start_today(found: pd.DataFrame) -> str:
     budget = ["task", "dataset", "online_steps"]
     for (task, data, steps), mine in rows.groupby(budget, sort=False):
         tried = mine.epsilon_start.nunique()
-        begun = [r for r in results.by_question(mine) if results.shared(r, by).seed.nunique() > 1]
-        mine = results.shared(pd.concat(begun or [mine]), by, within=budget)
+        mine = pd.concat(results.under_way(mine, by) or [mine])
+        mine = results.shared(mine, by, within=budget)
         where = f"- **{task}, {data}, {steps:,} steps**: "
         if mine.empty:
             said.append(f"{where}no seed has every line yet, so nothing is advised.")

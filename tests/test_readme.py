@@ -1,7 +1,8 @@
-"""What README says of the results is what the shipped rows say, number by number."""
+"""What README, and the prose of notebooks, say of the results is what the shipped rows say."""
 
 from __future__ import annotations
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -31,6 +32,21 @@ def span(rows: pd.DataFrame, name: str, measure: str = "end") -> str:
     return f"{rates.min()} to {rates.max()}" if rates.nunique() > 1 else f"{rates.min()}"
 
 
+def said(sentence: str) -> None:
+    assert sentence in WORDS, sentence
+
+
+def count(better: pd.Series) -> str:
+    """On how many of the seeds."""
+    return f"{better.sum()} of {len(better)}"
+
+
+def lowest_by_luck(chance: float) -> float:
+    """The lowest of 30 tests of 64 battles each, expected of a team that wins with this chance."""
+    wins = np.arange(1, 65)  # at least so many in all of the tests
+    return (stats.binom.sf(wins - 1, 64, chance) ** 30).sum() / 64
+
+
 def test_the_table_is_the_cards() -> None:
     card = (ROOT / "data/results/paper_setting.md").read_text()
     table = [line for line in card.splitlines() if line.startswith(tuple(f"| {n}" for n in "236"))]
@@ -39,16 +55,7 @@ def test_the_table_is_the_cards() -> None:
 
 def test_how_many_runs_are_made(every: pd.DataFrame) -> None:
     plan = results.status(every)
-    assert f"Of {plan.planned.sum():,} planned runs {plan.there.sum()} are made" in WORDS
-
-
-def said(sentence: str) -> None:
-    assert sentence in WORDS, sentence
-
-
-def count(better: pd.Series) -> str:
-    """On how many of the seeds."""
-    return f"{better.sum()} of {len(better)}"
+    said(f"Of {plan.planned.sum():,} planned runs {plan.there.sum()} are made")
 
 
 def test_who_falls_and_who_ends_where_on_2s3z(every: pd.DataFrame) -> None:
@@ -109,10 +116,9 @@ def test_what_each_part_adds(every: pd.DataFrame) -> None:
 
 
 def test_what_luck_alone_would_show_and_tests_can_tell(every: pd.DataFrame) -> None:
-    wins = np.arange(1, 65)  # of 64, at least so many in all of 30 tests
     for task, dataset, start in (("2s3z", "medium", 66), ("2s3z", "medium_replay", 58)):
-        lowest = (stats.binom.sf(wins - 1, 64, start / 100) ** 30).sum() / 64
-        said(f"a team that stays at {start} % would show {100 * lowest:.0f} % as its lowest test")
+        lowest = 100 * lowest_by_luck(start / 100)
+        said(f"a team that stays at {start} % would show {lowest:.0f} % as its lowest test")
         rows = whole(every, task, dataset)
         assert rows[rows.name == "OVMSE"].start.min() == pytest.approx(start / 100, abs=0.02)
     table = results.differences(results.only(every, *results.COMPARED))
@@ -120,6 +126,19 @@ def test_what_luck_alone_would_show_and_tests_can_tell(every: pd.DataFrame) -> N
     seeds = whole(every, "2s3z", "medium").seed.nunique()
     said(f"{seeds} seeds tell none of this from luck by a test (the least p is {2 / 2**seeds:.3f},")
     said(f"on the {seeds} seeds that every line of 2s3z has:")
+
+
+def test_what_luck_alone_shows_is_what_04_says() -> None:
+    """Of 30 tests of 64 battles each that a team wins with a chance that never changes."""
+    lowest = lowest_by_luck(0.66)
+    once = 1 - stats.binom.cdf(np.ceil(0.8 * 64) - 1, 64, 0.69) ** 30
+    prose = " ".join(
+        " ".join(cell.source.split())
+        for cell in nbformat.read(ROOT / "notebooks/04_results.ipynb", 4).cells
+    )
+    assert f"always won 66 % would show {100 * lowest:.0f} % as the lowest of 30 tests" in prose
+    assert f"always wins 66 % would be {100 * lowest / 0.66:.0f} %" in prose
+    assert f"a test at 80 % among 30 with a chance of {100 * once:.0f} %" in prose
 
 
 def test_the_walkthrough_says_so_of_the_median_of_all_seeds(every: pd.DataFrame) -> None:
@@ -142,12 +161,12 @@ def test_what_ovmse_keeps_elsewhere(every: pd.DataFrame) -> None:
 def test_6h_vs_8z(every: pd.DataFrame) -> None:
     rows = whole(every, "6h_vs_8z", "medium")
     assert rows.seed.nunique() == 3 and rows.name.nunique() == 6
-    assert (
+    said(
         f"OVMSE ends at {span(rows, 'OVMSE')} %, from {span(rows, 'OVMSE', 'start')}; SE at "
         f"{span(rows, 'SE')}, Switch CQL at {span(rows, 'Switch CQL')}, MACal-QL at "
         f"{span(rows, 'MACal-QL')} and MACQL at {span(rows, 'MACQL')}; QMIX, which learned from no "
         f"data, at {span(rows, 'QMIX')}."
-    ) in WORDS
+    )
     ends = rows[rows.algorithm != "qmix"].pivot(index="seed", columns="name", values="end")
     assert (ends.idxmax(axis=1) == "OVMSE").all()
 
@@ -156,13 +175,13 @@ def test_2s3z_medium_replay(every: pd.DataFrame) -> None:
     rows = whole(every, "2s3z", "medium_replay")
     assert rows.seed.nunique() == 2 and rows.name.nunique() == 6
     both = rows.replace({"name": {"MACal-QL": "MACQL"}})
-    assert (
+    said(
         f"falls to {span(rows, 'Switch CQL', 'lowest')} from {span(rows, 'Switch CQL', 'start')} "
         f"and ends highest, at {span(rows, 'Switch CQL')}. Of those that learned from data OVMSE "
         f"ends lowest, at {span(rows, 'OVMSE')}. MACQL and MACal-QL fall to "
         f"{span(both, 'MACQL', 'lowest')} though all explore at once, OVMSE to "
         f"{span(rows, 'OVMSE', 'lowest')}, SE to {span(rows, 'SE', 'lowest')}."
-    ) in WORDS
+    )
     ends = rows[rows.algorithm != "qmix"].pivot(index="seed", columns="name", values="end")
     assert (ends.idxmax(axis=1) == "Switch CQL").all() and (ends.idxmin(axis=1) == "OVMSE").all()
 
@@ -170,12 +189,12 @@ def test_2s3z_medium_replay(every: pd.DataFrame) -> None:
 def test_3s5z(every: pd.DataFrame) -> None:
     rows = whole(every, "3s5z", "medium")
     assert rows.seed.nunique() == 1
-    assert (
+    said(
         f"OVMSE ends at {span(rows, 'OVMSE')} %, from {span(rows, 'OVMSE', 'start')}; SE at "
         f"{span(rows, 'SE')}, MACQL at {span(rows, 'MACQL')}, Switch CQL at "
         f"{span(rows, 'Switch CQL')}, MACal-QL at {span(rows, 'MACal-QL')}, QMIX at "
         f"{span(rows, 'QMIX')}."
-    ) in WORDS
+    )
 
 
 def test_mixing_ratios(every: pd.DataFrame) -> None:
@@ -183,12 +202,12 @@ def test_mixing_ratios(every: pd.DataFrame) -> None:
     assert mixed.seed.nunique() == 1
     won = (100 * mixed.pivot(index="name", columns="mixing_ratio", values="mean")).round()
     change = {name: f"from {row[0]:.0f} to {row[0.5]:.0f}" for name, row in won.iterrows()}
-    assert (
+    said(
         f"Switch CQL {change['Switch CQL']} %, of MACQL {change['MACQL']} and of MACal-QL "
         f"{change['MACal-QL']}, of OVMSE {change['OVMSE']} ("
-    ) in WORDS
+    )
     ours = mixed[mixed.name == "OVMSE"].sort_values("mixing_ratio").last_return
-    assert "OVMSE returns {:.1f}, {:.1f}, {:.1f} and {:.1f} with".format(*ours) in WORDS
+    said("OVMSE returns {:.1f}, {:.1f}, {:.1f} and {:.1f} with".format(*ours))
 
 
 def test_the_map_of_noise(every: pd.DataFrame) -> None:
@@ -198,12 +217,11 @@ def test_the_map_of_noise(every: pd.DataFrame) -> None:
     plain, held = noise[noise.online_cql.eq(False)], noise[noise.online_cql.eq(True)]
     few = 100 * plain[plain.explorers <= 0.5]["mean"]
     low = 100 * held[held.explorers <= 0.5]["mean"]
-    assert f"have a mean win rate of {few.min():.0f} to {few.max():.0f} %" in WORDS
-    assert f"MACQL and OVMSE with the term {low.min():.0f} to {low.max():.0f}. With" in WORDS
+    said(f"have a mean win rate of {few.min():.0f} to {few.max():.0f} %")
+    said(f"MACQL and OVMSE with the term {low.min():.0f} to {low.max():.0f}. With")
     all_five = (100 * noise[noise.explorers == 5].set_index("name")["mean"]).round()
     alone, memory = all_five["Switch CQL"], all_five["OVM without CQL"]
-    assert (
+    said(
         f"Switch CQL has {alone:.0f} % and OVM {memory:.0f}, MACQL {all_five['MACQL']:.0f}. Whether"
-        in WORDS
     )
     assert "cannot be told to fall on one curve" in verdicts.one_curve(every)

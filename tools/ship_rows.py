@@ -73,19 +73,19 @@ def main(item: str, folders: list[Path]) -> None:
         for other in RESULTS.glob("*.parquet"):
             shutil.copy(other, whole)
         table.to_parquet(Path(whole, file.name), index=False)
-        results.finished(results.read(whole))
+        found = results.only(results.runs(results.finished(results.read(whole))), item)
     with replacing(file) as temporary:
         table.to_parquet(temporary, index=False)
-    file.with_suffix(".md").write_text(card(item, table))
+    file.with_suffix(".md").write_text(card(item, table, found))
 
 
-def card(item: str, table: pd.DataFrame) -> str:
-    """What was asked, what came out, and what makes it anew."""
-    found = results.only(results.runs(results.finished(results.read(RESULTS))), item)
+def card(item: str, table: pd.DataFrame, found: pd.DataFrame) -> str:
+    """What was asked, what came out, and what makes it anew; of the rows and their runs."""
     by = VARIED.get(item, [])
     if item == "tuning":
-        words = readable(results.best(found), KNOWN)
+        what, words = BEST_ONES, readable(results.best(found), KNOWN)
     else:
+        what = MEDIANS
         lines = results.ranges(found, MEASURES, by).sort_values(["task", "dataset", "name", *by])
         words = readable(lines[["task", "dataset", "name", *by, "seeds"]], KNOWN)
         for name in MEASURES:
@@ -98,7 +98,7 @@ def card(item: str, table: pd.DataFrame) -> str:
         about="\n".join(line.removeprefix("# ") for line in grid.strip().splitlines()),
         finished=table.run.nunique(),
         planned=sum(plan.runs for plan in plans),
-        what=BEST_ONES if item == "tuning" else MEDIANS,
+        what=what,
         table=markdown_table(list(words), words.to_numpy().tolist()),
         item=item,
         commands="\n".join(

@@ -34,9 +34,8 @@ def learning(curves: pd.DataFrame, title: str, axis: str, top: float) -> alt.Top
     algorithm as it is, have a panel of their own: nine lines are enough for one. curves as from
     `results.seed_curves`; axis: the measure with its unit; top: the end of its axis."""
     curves = curves.assign(panel=[panel(row) for row in curves.itertuples()])
-    control = curves.variant != ""
     panels = [p for name in curves.panel.unique() for p in (name, f"{name}, controls")]
-    curves["panel"] = curves.panel + control.map({True: ", controls", False: ""})
+    curves["panel"] += np.where(curves.variant == "", "", ", controls")
     curves = curves.sort_values("panel", key=lambda of: of.map(panels.index), kind="stable")
     keys, digits = ["panel", *LINE], 0 if top > 50 else 1
     wide = curves.assign(x=(curves.env_steps / 1000).round(1))

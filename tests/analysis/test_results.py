@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -481,13 +480,12 @@ def test_each_at_its_best_stands_beside_the_papers_setting() -> None:
     assert "less that" not in verdicts.at_its_best(tuned)
     # each map and dataset by itself, the hard map's from its own item, and ends apart from means
     others = {"6h_vs_8z": "paper_setting", "5m_vs_6m": "hard_map", "2s3z": "paper_setting"}
-    parts, gain = [plain, tuned.assign(end=tuned.end - 0.5)], {}
+    parts = [plain, tuned.assign(end=tuned.end - 0.5)]
     for number, (task, item) in enumerate(others.items(), 1):
         about = {"task": task, "dataset": "medium_replay" if task == "2s3z" else "medium"}
         parts.append(plain.assign(**about, item=item, mean=plain["mean"] - 0.1 * number))
         parts.append(plain.assign(**about, item="noise", mean=0.0))
         parts.append(tuned.assign(**about))
-        gain[task] = round(20 + 10 * number)
     every = pd.concat(parts)
     ours = results.gains(every).query("name == 'OVMSE'").set_index(["task", "dataset"])["mean"]
     assert (100 * ours).round().to_dict() == {
@@ -503,20 +501,6 @@ def test_each_at_its_best_stands_beside_the_papers_setting() -> None:
     assert "No other ε" not in begun and "No other ε" in verdicts.start_today(plain)
     [line, *_] = verdicts.start_today(pd.concat([plain, tuned])).splitlines()
     assert "Ours, tuned, from ε 0.2 (0.2 explorers), mean win rate 91 % (91 % to 91 %, 2" in line
-
-
-def test_what_luck_alone_shows_is_what_04_says() -> None:
-    """Of 30 tests of 64 battles each that a team wins with a chance that never changes."""
-    wins = np.arange(1, 65)
-    lowest = (stats.binom.sf(wins - 1, 64, 0.66) ** 30).sum() / 64
-    once = 1 - stats.binom.cdf(np.ceil(0.8 * 64) - 1, 64, 0.69) ** 30
-    said = " ".join(
-        " ".join(cell.source.split())
-        for cell in nbformat.read(ROOT / "notebooks/04_results.ipynb", 4).cells
-    )
-    assert f"always won 66 % would show {100 * lowest:.0f} % as the lowest of 30 tests" in said
-    assert f"always wins 66 % would be {100 * lowest / 0.66:.0f} %" in said
-    assert f"a test at 80 % among 30 with a chance of {100 * once:.0f} %" in said
 
 
 def test_the_regime_is_of_the_pre_training_and_the_return_of_a_battle() -> None:
@@ -604,8 +588,8 @@ def test_the_card_of_a_tuning_lists_the_best_settings(
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import ship_rows
 
-    monkeypatch.setattr(ship_rows, "RESULTS", folder)
-    card = ship_rows.card("tuning", results.read(folder / "tuning.parquet").assign(machine="one"))
+    rows = results.read(folder / "tuning.parquet").assign(machine="one")
+    card = ship_rows.card("tuning", rows, results.only(found, "tuning"))
     table = [line for line in card.splitlines() if line.startswith("| 2s3z |")]
     assert len(table) == 11 and "264 of 792 planned runs are here. Of each line the best" in card
     one = results.best(found).query("name == 'WSRL'").iloc[0]
