@@ -147,8 +147,8 @@ def _ranked(asked: pd.DataFrame) -> str:
         else "nothing is compared with OVMSE"
     )
     return (
-        f"Win rates at the end and in the lowest test are medians{left}; {compared}.\n\n- "
-        + "\n- ".join(parts)
+        "Map by map:\n\n- " + "\n- ".join(parts) + "\n\n"
+        f"Win rates at the end and in the lowest test are medians{left}; {compared}."
     )
 
 
@@ -263,7 +263,7 @@ def start_today(found: pd.DataFrame) -> str:
     rows = results.only(found, *results.COMPARED, "noise", results.BEST)
     if rows.empty:
         return "Nothing was run yet, so nothing can be advised."
-    said, least = [], []
+    said, seeds = [], set()
     by = ["item", *LINE, "epsilon_start", "explorers", "exploration"]
     budget = ["task", "dataset", "online_steps"]
     for (task, data, steps), mine in rows.groupby(budget, sort=False):
@@ -292,16 +292,17 @@ def start_today(found: pd.DataFrame) -> str:
         if alike:
             more = f" and {len(alike) - 6} others" if len(alike) > 6 else ""
             text += f" Not told from it in paired seeds: {'; '.join(alike[:6])}{more}{why}."
+        elif others:
+            text += f" Told from all {len(others)} others in paired seeds."
         said.append(f"{text} To train it: `{_train(runs[top].iloc[0])}`.")
-        least.append(len(best))
-    if not least:
+        seeds.add(len(best))
+    if not seeds:
         return "\n".join(said)
-    few = min(least)
+    least = ", ".join(f"{2 / 2**n:.2g} with {n}" for n in sorted(seeds, reverse=True))
     said.append(
         f"\nWhat these seeds cannot say: the best of many lines is picked by its own luck too, so "
-        f"its number is a little high; {few} paired seed{'s' * (few > 1)} can give a sign-flip p "
-        f"of {2 / 2**few:.2g} at the least; and other maps, datasets or StarCraft II itself were "
-        "not played."
+        f"its number is a little high; the least sign-flip p that paired seeds can give is {least};"
+        " and other maps, datasets or StarCraft II itself were not played."
     )
     return "\n".join(said)
 

@@ -326,7 +326,7 @@ def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFra
     plain = [line for line in start.splitlines() if "100,000 steps**" in line]
     assert not any("No other" in line for line in plain)
     assert all(re.search("OVM(SE)? from", line) is None for line in plain) and plain
-    assert "sign-flip p of 0.25" in start  # three seeds
+    assert "can give is 0.25 with 3;" in start
     none = found.iloc[:0]
     assert "not run" in verdicts.one_curve(none) and "No run" in verdicts.who_wins(none)
 
@@ -392,11 +392,10 @@ LINES = {"OVMSE": 0.5, "SE": 0.6, "MACQL": 0.3, "OVM": 0.5}
 def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
     text = verdicts.who_wins(by_hand(LINES, range(10)))
     assert text.startswith(
-        "Win rates at the end and in the lowest test are medians; OVMSE is compared"
-    )
-    assert text.endswith(
+        "Map by map:\n\n"
         "- **2s3z medium** (10 seeds): highest at the end: SE (72 %), OVMSE 62 %; highest at its "
-        "lowest test: SE (32 %), OVMSE 22 %; OVMSE is above MACQL, below SE, not told from OVM"
+        "lowest test: SE (32 %), OVMSE 22 %; OVMSE is above MACQL, below SE, not told from OVM\n\n"
+        "Win rates at the end and in the lowest test are medians; OVMSE is compared"
     )
     one = by_hand(LINES, range(5))
     one.loc[(one.name == "SE") & (one.seed == 0), "end"] = 0.0  # of a median little is lost
@@ -410,14 +409,16 @@ def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
     [start, _, least] = verdicts.start_today(by_hand(LINES, range(10))).splitlines()
     assert start == (
         "- **2s3z, medium, 1,000 steps**: SE from ε 1 (1 explorer), mean win rate 62 % (60 % to "
-        "64 %, 10 seeds). No other ε was tried. To train it: `ovmse train runs/se --algorithm se "
-        "--task 2s3z --dataset medium online_steps=1000`."
+        "64 %, 10 seeds). No other ε was tried. Told from all 3 others in paired seeds. To "
+        "train it: `ovmse train runs/se --algorithm se --task 2s3z --dataset medium "
+        "online_steps=1000`."
     )
-    assert "sign-flip p of 0.002 at" in least
+    assert "least sign-flip p that paired seeds can give is 0.002 with 10; and" in least
     close = verdicts.start_today(by_hand(LINES | {"OVM": 0.6}, range(10), 2))
     [line] = [line for line in close.splitlines() if line.startswith("- ")]
     top, rest = sorted(("OVM", "SE"), key=lambda name: line.index(name))
     assert f"Not told from it in paired seeds: {rest} from ε 1 (2 explorers), 62 %. To" in line
+    assert "Told from all" not in line
     assert f"**: {top} from ε 1 (2 explorers), mean" in line
 
 
@@ -434,9 +435,9 @@ def test_a_seed_counts_where_every_line_has_it() -> None:
     said = verdicts.who_wins(most)
     assert "** (3 seeds): highest" in said and "OVMSE is above MACQL, below SE, not told" in said
     # of the one that is left the least p after Holm is 2 / 2^6 = .031, not three times that
-    assert said.endswith("not told from OVM (so few seeds cannot tell any)")
+    assert "not told from OVM (so few seeds cannot tell any)\n" in said
     enough = pd.concat([most[most.name != "OVM"], by_hand({"OVM": 0.5}, range(6))])
-    assert verdicts.who_wins(enough).endswith("not told from OVM")
+    assert "not told from OVM\n" in verdicts.who_wins(enough)
     assert "OVMSE is not told from any of 3 others (so few seeds cannot tell any)" in text
     start = verdicts.start_today(both)
     assert "mean win rate 60 % (60 % to 60 %, 2 seeds: a lead, no advice)." in start
