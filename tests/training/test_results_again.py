@@ -16,7 +16,10 @@ from ovmse.runs.tables import MEASURES, metrics_table
 from ovmse.sweep.grid import load_grid, plan
 
 SHIPPED = ROOT / "data/results/check.parquet"
-WHERE = ["torch", "jax", "processor"]  # what may make the battles go otherwise
+VERSIONS = ["torch", "jax"]  # others may draw other random numbers
+# Where every digit was the same. Elsewhere sums round otherwise, and a battle may turn on one: with
+# the weights at the start changed by a millionth, six times, nothing moved by more than 5 %.
+SAME = {"AMD EPYC, AVX2", "AMD EPYC, AVX512"}
 
 
 def processor() -> str:
@@ -37,11 +40,12 @@ def test_a_small_grid_made_anew_is_what_ships(tmp_path: Path) -> None:
     key = ["algorithm", "seed", "phase", "env_steps", "updates"]
     made, ships = (t.sort_values(key, ignore_index=True) for t in (made, ships))
     assert len(made) == len(ships) > 10
-    here = made.assign(processor=processor())[WHERE].iloc[0]
-    if (here != ships[WHERE].iloc[0]).any():
-        pytest.skip(f"made with other versions, or on another kind of processor: here {dict(here)}")
+    here, there = made[VERSIONS].iloc[0], ships[VERSIONS].iloc[0]
+    if (here != there).any() or platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip(f"made on x86-64 with {dict(there)}: here {platform.machine()}, {dict(here)}")
     apart = {"run", "code", "processor", *MEASURES}
     same = [name for name in ships if name not in apart]
     pd.testing.assert_frame_equal(made[same], ships[same], check_dtype=False)
+    near = {"rtol": 1e-4, "atol": 1e-5} if processor() in SAME else {"rtol": 0.1, "atol": 1e-5}
     for name in set(MEASURES) - {"wall_s"}:
-        np.testing.assert_allclose(made[name], ships[name], rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(made[name], ships[name], **near, err_msg=name)
