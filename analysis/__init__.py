@@ -1,6 +1,7 @@
 """Looks at what `ovmse` learned: run folders -> tables -> charts, live curves and reports.
 
-Nothing here trains, and nothing in `ovmse` imports this package. Import the part you need:
+Only `demo` and the form of 01_train start a training, and nothing in `ovmse` imports this package.
+Import the part you need:
 
     from analysis.tables import curves, summary     # run folders -> tidy tables
     from analysis.charts.curves import figure1      # tables -> Altair charts

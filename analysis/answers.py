@@ -94,16 +94,20 @@ def seeds_each(counts: pd.Series) -> str:
     return f"{most} seeds" if few == most else f"{few} to {most} seeds"
 
 
-def explored(name: str, at_once: pd.DataFrame, steps: int, costs: pd.DataFrame) -> str:
-    """How often agents explored, beside chance, and what one random action costs.
+def explored(
+    name: str, at_once: pd.DataFrame, steps: int, costs: pd.DataFrame, recorded: bool = False
+) -> str:
+    """How often agents explored, beside chance, and what one random action costs; `recorded`: in
+    battles recorded anew, not while it trained.
 
     at_once: as from `analysis.exploration.at_once`; costs as from `analysis.prices.costs`, of the
     snapshot after so many `steps`.
     """
     some = 1 - at_once.loc[at_once.k == 0].iloc[0]
     several = at_once[at_once.k > 1].sum()
+    where = f"In battles of {name} recorded anew" if recorded else f"While {name} trained"
     said = (
-        f"While {name} trained, somebody explored at {per_cent(some.explored)} of the steps, and "
+        f"{where}, somebody explored at {per_cent(some.explored)} of the steps, and "
         f"two or more at once at {per_cent(several.explored)} (chance gives "
         f"{per_cent(several.greedy)} where each living agent explores at ε, and "
         f"{per_cent(several.sequential)} at ε/N)"

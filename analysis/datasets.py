@@ -14,7 +14,7 @@ from analysis.battles import Battle
 from analysis.exploration import coarse_states, distinct, joint_actions
 from analysis.notebook import SHIPPED, runs_given
 from analysis.snapshots import Snapshots
-from analysis.statistics import NEAR
+from analysis.statistics import regime_of
 from analysis.tables import Columns, per_cent
 from analysis.widgets.progress import tracked
 from ovmse.datasets import Audit, Dataset, DatasetError, audit, load_dataset
@@ -227,17 +227,13 @@ def policy_battles(one: Looked, run: str = "") -> list[Episode]:
 
 
 def regime(one: Looked, policy: Sequence[Episode]) -> tuple[str, float, float]:
-    """Whether the pre-trained policy is `superior`, `comparable` or `inferior` to the data, and the
-    two mean returns (policy, data) that say so. Closer than `NEAR`, or than two
-    standard errors, is comparable. The regime is said to decide whether offline data online help.
-    """
+    """How the pre-trained policy stands to the data (`statistics.regime_of`, within two standard
+    errors), and the two mean returns (policy, data) that say so. The regime is said to decide
+    whether offline data online help."""
     both = np.array([e.episode_return for e in policy]), one.audit.returns
     ours, theirs = (returns.mean() for returns in both)
     error = sum(returns.var() / len(returns) for returns in both) ** 0.5
-    word = "comparable"
-    if abs(ours - theirs) > max(NEAR, 2 * error):
-        word = "superior" if ours > theirs else "inferior"
-    return word, float(ours), float(theirs)
+    return regime_of(float(ours - theirs), 2 * error), float(ours), float(theirs)
 
 
 def answer(looked: Sequence[Looked], policy: Sequence[Episode]) -> str:
@@ -254,6 +250,9 @@ def answer(looked: Sequence[Looked], policy: Sequence[Episode]) -> str:
         return f"{said} no pre-trained policy of {looked[0].name} ships to compare it with."
     word, ours, theirs = regime(looked[0], policy)
     return (
-        f"{said} the pre-trained policy is {word}: it returns {ours:.1f} where {looked[0].name} "
-        f"returns {theirs:.1f}."
+        f"{said} whether the pre-trained policy is better or worse {word}: it returns {ours:.1f} "
+        f"where {looked[0].name} returns {theirs:.1f}."
+        if word == "cannot be told"
+        else f"{said} the pre-trained policy is {word}: it returns {ours:.1f} where "
+        f"{looked[0].name} returns {theirs:.1f}."
     )

@@ -34,7 +34,7 @@ def with_earlier(run: str | Path) -> tuple[pd.DataFrame, str]:
     found = kept.run.nunique() - 1
     said = f"Beside it: {found} of {len(others)} finished runs of this folder"
     if found < len(others):
-        said += "; the others were made with other settings, and are not compared"
+        said += "; the others have other settings, other code or a seed that is there already"
     return kept, f"{said}." if others else "There is no other finished run in this folder yet."
 
 

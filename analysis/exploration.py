@@ -14,6 +14,7 @@ import pandas as pd
 
 from analysis.battles import Battle
 from analysis.charts.theme import in_order
+from analysis.each import spaced
 from analysis.events import Events, epsilon_at, recorded_along, some_snapshots, team_size
 from analysis.kept import kept, key
 from analysis.tables import EXPLORATION_NAMES, curves, named, per_cent
@@ -52,9 +53,11 @@ def who_explores_most(table: pd.DataFrame) -> str:
         f"{EXPLORATION_NAMES[r.exploration]})"
         for r in rows.itertuples()
     ]
+    left = len(table) - len(rows)
+    rest = f"; {left} more did not write it down" if left else ""
     if len(said) == 1:
-        return f"One run: {said[0]} explored on average."
-    return f"On average from {said[0]} to {said[-1]} explored, over {len(table)} runs."
+        return f"One run: {said[0]} explored on average{rest}."
+    return f"On average from {said[0]} to {said[-1]} explored, over {len(rows)} runs{rest}."
 
 
 def binomial(k: int, living: np.ndarray, chance: np.ndarray) -> np.ndarray:
@@ -205,7 +208,7 @@ def who_explored(events: Events) -> str:
     return (
         f"{said}; {per_cent((rows.action == rows.greedy).mean())} of them drew the greedy action. "
         f"Agent {most + 1} explored most (at {100 * shares[most]:.1f} % of the steps), agent "
-        f"{least + 1} least ({100 * shares[least]:.1f} %): who lives longer explores more."
+        f"{least + 1} least ({100 * shares[least]:.1f} %)."
     )
 
 
@@ -233,7 +236,7 @@ def some_battles(events: Events, battles: int = 12, most: int = 2000) -> pd.Data
     gaps = events.explored.gap[events.explored.action != events.explored.greedy]
     thirds = np.quantile(gaps, [1 / 3, 2 / 3]) if len(gaps) else [0, 0]
     while True:
-        where = np.unique(np.linspace(0, len(events.battles) - 1, battles).round().astype(int))
+        where = spaced(len(events.battles), battles)
         some = events.battles.iloc[where].assign(row=range(len(where)))
         if battles == 1 or some.explorers.sum() <= most:
             break

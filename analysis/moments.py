@@ -43,10 +43,9 @@ class Moments:
 
         return player(self.battles, self.opinions, self.what_ifs or None, title, start=self.start)
 
-    def moment(self, step: int | None = None, battle: int = 0) -> pd.DataFrame:
-        """See `moment`; of the first battle at `start`, unless told otherwise."""
-        at = self.start if step is None else step
-        return moment(self.battles[battle], self.opinions[battle], at)
+    def moment(self, step: int | None = None) -> pd.DataFrame:
+        """See `moment`; of the first battle, at `start` unless told otherwise."""
+        return moment(self.battles[0], self.opinions[0], self.start if step is None else step)
 
 
 def deepest_fall(table: pd.DataFrame) -> tuple[Snapshots, int]:
@@ -67,19 +66,9 @@ def deepest_fall(table: pd.DataFrame) -> tuple[Snapshots, int]:
     return Snapshots(low.run), int(low.env_steps)
 
 
-def watch(
-    of: Snapshots,
-    snapshot: int,
-    exploration: str = "epsilon_greedy",
-    epsilon: float = 0.0,
-    battles: int = 1,
-    seed: int = 0,
-    changes: bool = True,
-) -> Moments:
-    """So many battles recorded as by `analysis.battles.record`, and `valued`."""
-    return valued(
-        of, snapshot, record(of.run, snapshot, exploration, epsilon, battles, seed), changes
-    )
+def watch(of: Snapshots, snapshot: int, battles: int) -> Moments:
+    """So many battles in which nobody explores, recorded from a snapshot, and `valued`."""
+    return valued(of, snapshot, record(of.run, snapshot, "epsilon_greedy", 0.0, battles, seed=0))
 
 
 def valued(

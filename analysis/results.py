@@ -20,6 +20,7 @@ import pandas as pd
 from analysis import statistics
 from analysis.tables import CONTROLS, WHO, curves, measured, named
 from ovmse.datasets.dataset import DatasetError, dataset_path
+from ovmse.envs.smac_units import MAPS
 from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS
 from ovmse.runs.files import PROJECT, SHIPPED_DATA, named_path
@@ -121,7 +122,10 @@ def read(source: str | Path = "") -> pd.DataFrame:
 
 
 def _item(place: str) -> str:
-    parts = reversed(Path(place).parts)
+    path = Path(place).resolve()
+    parts = reversed(
+        path.relative_to(PROJECT).parts if path.is_relative_to(PROJECT) else path.parts
+    )
     return next((i for part in parts for i in ITEMS if part.startswith(i)), COMPARED[0])
 
 
@@ -213,11 +217,22 @@ def runs(lines: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*columns, "explorers", "first_return", "last_return"])
 
 
-SETTING = ["exploration", "online_cql", "mixing_ratio", "online_steps", "long_test_battles", *TUNED]
+SETTING = [
+    "preset",
+    "backend",
+    "exploration",
+    "online_cql",
+    "mixing_ratio",
+    "online_steps",
+    "long_test_battles",
+    *TUNED,
+]
 
 
 def n_agents(task: str) -> int:
-    """Agents of a StarCraft map, by its name: 2s3z has 5, 6h_vs_8z 6; of the others 2."""
+    """Agents of a map: as SMAC has it, else by its name (5m_vs_6m has 5), and of the others 2."""
+    if task in MAPS:
+        return sum(n for _, n in MAPS[task][0])
     return sum(int(n) for n in re.findall(r"(\d+)[a-z]", task.split("_vs_")[0])) or 2
 
 
@@ -288,9 +303,10 @@ def differences(found: pd.DataFrame, measure: str = "mean", of: str = "OVMSE") -
 PARTS = {"memory": "memory", "one": "SE", "cql": "CQL"}
 
 
-def effects(found: pd.DataFrame, measure: str = "mean") -> pd.DataFrame:
-    """What each of OVMSE's three parts adds, with and without the other two, in paired seeds: of
-    the lines with the plain or the memory target and MACQL's form of the conservative term.
+def effects(found: pd.DataFrame) -> pd.DataFrame:
+    """What each of OVMSE's three parts adds to the mean win rate, with and without the other two,
+    in paired seeds: of the lines with the plain or the memory target and MACQL's form of the
+    conservative term.
 
     Columns: `item`, `task`, `dataset`, `part`, `beside` (the others that are there), then as in
     `differences`, Holm within the question.
@@ -306,7 +322,7 @@ def effects(found: pd.DataFrame, measure: str = "mean") -> pd.DataFrame:
     )
     tables = []
     for key, mine in rows.groupby(QUESTION, sort=False):
-        cells = {cell: r.set_index("seed")[measure].to_dict() for cell, r in mine.groupby([*PARTS])}
+        cells = {cell: r.set_index("seed")["mean"].to_dict() for cell, r in mine.groupby([*PARTS])}
         pairs = {}
         for number, part in enumerate(PARTS):
             for cell in cells:
@@ -342,14 +358,14 @@ def _joined(tables: list[pd.DataFrame], about: list[str]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def pooled(found: pd.DataFrame, measure: str = "mean") -> dict[str, np.ndarray]:
-    """name -> scores [seeds, questions] of the lines that every question has, with the seeds that
-    all of them have; nothing if that leaves fewer than two questions or seeds. Of the questions
-    that are `under_way`."""
+def pooled(found: pd.DataFrame) -> dict[str, np.ndarray]:
+    """name -> mean win rates [seeds, questions] of the lines that every question has, with
+    the seeds that all of them have; nothing if that leaves fewer than two questions or seeds. Of
+    the questions that are `under_way`."""
     scores: dict[str, dict[tuple, dict[int, float]]] = {}
     mine = pd.concat([found.iloc[:0], *under_way(found)])
     for (name, *key), rows in mine.groupby(["name", *QUESTION], sort=False):
-        scores.setdefault(str(name), {})[tuple(key)] = dict(zip(rows.seed, rows[measure]))
+        scores.setdefault(str(name), {})[tuple(key)] = dict(zip(rows.seed, rows["mean"]))
     keys = list(dict.fromkeys(key for of in scores.values() for key in of))
     scores = {name: of for name, of in scores.items() if len(of) == len(keys)}
     each = [set(of[key]) for of in scores.values() for key in keys]

@@ -71,7 +71,7 @@ def compare(
 
 def which_way(table: pd.DataFrame) -> str:
     """What the ways do at the same ε, and at the same expected number of explorers, from the table
-    of `compare`; whether their wins can be told apart from the first of them, by 95 % intervals."""
+    of `compare`; whether the 95 % intervals (Wilson's) of all wins overlap."""
     rest = table[table.epsilon > 0]
     epsilon = rest.epsilon[rest.exploration == "epsilon_greedy"].max()
     same = [("At the same ε", rest[np.isclose(rest.epsilon, epsilon)])]
@@ -86,7 +86,7 @@ def which_way(table: pd.DataFrame) -> str:
     nobody = table[table.epsilon == 0].iloc[0]
     low, high = wilson(table.won.to_numpy(), table.battles.to_numpy())
     apart = "" if low.max() > high.min() else (
-        "; all 95 % intervals overlap, so the wins alone tell none from another"
+        "; all 95 % intervals overlap"
     )  # fmt: skip
     return (
         "Battles won, and in brackets steps at which two or more explore. "

@@ -142,8 +142,12 @@ def regime(returns: Numbers, dataset: float) -> str:
     it than `NEAR` and than half their t interval; of the others, those whose interval is wider than
     that `cannot be told`, and nor can one seed, which has none."""
     a = np.atleast_1d(np.asarray(returns, float))
-    gap, half = float(a.mean()) - dataset, _half(a)
-    if abs(gap) > max(NEAR, half) and len(a) > 1:
+    return regime_of(float(a.mean()) - dataset, _half(a))
+
+
+def regime_of(gap: float, half: float) -> str:
+    """`regime` of a policy's mean return less its data's, and half the gap's interval."""
+    if abs(gap) > NEAR and abs(gap) > half:
         return "superior" if gap > 0 else "inferior"
     return "comparable" if half <= NEAR else "cannot be told"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,23 @@ def _as_the_algorithms_say(runs: pd.DataFrame, name: str) -> bool:
         if not (value == said or (pd.isna(value) and said is None)):
             return False
     return True
+
+
+def at_the_start(curves: pd.DataFrame) -> dict[str, float]:
+    """The name of each line of `mean_curves` -> its first mean. Lines of one pre-training begin
+    alike; MACal-QL, WSRL and QMIX have another."""
+    rows = curves.groupby(list(WHO), sort=False).head(1)
+    return {named(r.algorithm, r.variant): r.mean for r in rows.itertuples()}
+
+
+def alike(said: Mapping[str, str]) -> str:
+    """What is said of every name, once where it is the same of all: `0.8`, else `0.8 (OVMSE, SE);
+    0.5 (MACal-QL)`."""
+    names: dict[str, list[str]] = {}
+    for name, words in said.items():
+        names.setdefault(words, []).append(name)
+    each = [f"{words} ({', '.join(those)})" for words, those in names.items()]
+    return "; ".join(each) if len(each) > 1 else next(iter(names))
 
 
 def mean_curves(table: pd.DataFrame, measure: str, phase: str = "online") -> pd.DataFrame:
@@ -338,7 +355,7 @@ EXPLORATION: Columns = {
 
 _AGENTS = range(1, 11)
 # The same of the diagnostics in 02_q_drift. What stands in brackets there is the lowest and the
-# highest over training.
+# highest over training; in the table of forgetting, over seeds.
 DIAGNOSTICS: Columns = {
     "algorithm": ("algorithm", label),
     "variant": ("variant", str),

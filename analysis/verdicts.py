@@ -175,7 +175,7 @@ def _rivals(table: pd.DataFrame) -> str:
     if len(rest := table[~told]):
         why = _too_few(int(rest.seeds.max()), len(rest))
         said.append(f"not told from {_all_of(rest, table, 'any of')}{why}")
-    return "; OVMSE is " + ", ".join(said)
+    return "; in mean win rate OVMSE is " + ", ".join(said)
 
 
 def _too_few(seeds: int, comparisons: int) -> str:
@@ -318,8 +318,11 @@ def _at(key: tuple) -> str:
 def _train(run: pd.Series) -> str:
     """The command of such a run, with the settings that the defaults of its algorithm differ in."""
     given = {name: run[name] for name in ("algorithm", "task", "dataset")}
-    defaults = Config.from_parameters(**given).model_dump()
     words = [f"--{name} {value}" for name, value in given.items()]
+    more = {name: run[name] for name in ("preset", "backend") if pd.notna(run.get(name))}
+    defaults = Config.from_parameters(**given).model_dump()
+    words += [f"{name}={value}" for name, value in more.items() if value != defaults[name]]
+    defaults = Config.from_parameters(**given, **more).model_dump()
     for name in results.SETTING:
         value = run.get(name)
         if name != "long_test_battles" and pd.notna(value) and value != defaults[name]:

@@ -44,7 +44,6 @@ def interleaved(
     calls: Mapping[str, Callable[[], object]],
     device: str,
     seconds: float,
-    fewest: int = 5,
     most: int = 40,
 ) -> dict[str, np.ndarray]:
     """Seconds of each call, called in turn A B A B ..., as often as fits into ``seconds``."""
@@ -53,7 +52,7 @@ def interleaved(
     for call in calls.values():
         call()  # once for nothing: caches and allocators fill
     start, warm = now(), now() - start
-    repeats = int(np.clip(seconds / max(warm, 1e-9), fewest, most))
+    repeats = int(np.clip(seconds / max(warm, 1e-9), 5, most))
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():

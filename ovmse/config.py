@@ -37,7 +37,7 @@ PHASES = ("offline", "online", "both", "neither")
 
 # The paper's tasks, and games of four steps that can be solved (envs/climb.py). Any other map of a
 # backend is a task too, without presets of its own.
-# memory_cql: whether OVM keeps CQL online (only on 2s3z: paper, section 5.1).
+# memory_cql: whether OVM keeps CQL online (of the paper's maps only on 2s3z: section 5.1).
 # scratch: how QMIX learns from nothing on SMAX; QMIX's rows and the ladders of policies use it.
 # Battles that the time limit cuts bootstrap from values that nothing else anchors. The larger
 # TD(lambda) and the rarer the copies to the target network, the less those values inflate. Where
@@ -250,7 +250,8 @@ class Config(BaseModel):
         """What is not given comes from the preset, the algorithm and the task."""
         for setting, value in given.items():  # True is 1 to Python
             known = cls.model_fields.get(setting)
-            if isinstance(value, bool) and known and type(known.default) in (int, float):
+            numeric = known and (known.default is None or type(known.default) in (int, float))
+            if isinstance(value, bool) and numeric:
                 raise UserError(f"{setting}: got {value}, allowed: a number{_bounds(setting)}")
         named = {n: given.get(n, cls.model_fields[n].default) for n in ("algorithm", "preset")}
         name = given.get("task", "2s3z")

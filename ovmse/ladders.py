@@ -28,10 +28,10 @@ from ovmse.errors import UserError
 from ovmse.method.learner import new_q_function
 from ovmse.method.networks import QFunction
 from ovmse.method.schedules import linear_decay
-from ovmse.runs.directory import RunDirectory, require_whole
+from ovmse.runs.directory import require_whole
 from ovmse.runs.files import from_json, read_text, replacing, write_json
 from ovmse.runs.reading import RunError, snapshot_steps
-from ovmse.training import Progress, finetune
+from ovmse.training import Progress, train
 from ovmse.training.phase import load_weights, machine, network_sizes, stream_seed
 from ovmse.training.rollout import collect
 
@@ -41,7 +41,7 @@ MEDIUM_EPSILON = 0.05  # exploration of each agent while medium data are recorde
 # What is measured of a rung: without exploring, as medium data are recorded, as it trained then.
 RECORDS = ("greedy", "medium", "replay")
 RUNG_BATTLES = 256  # battles behind each number of a ladder
-# One training is pinned (environment steps, seed 0): its files ship, and Figure 1 rests on them.
+# One training is pinned (environment steps, SMAX, seed 0): its files ship, Figure 1 rests on them.
 PINNED = {"2s3z": 140_000}
 # How far a collected dataset may lie from its ladder: the sampling error of both, with room for
 # another machine's rounding, which sends battles other ways.
@@ -76,9 +76,7 @@ def make_ladder(
     """
     config = ladder_config(task, seed, backend)
     folder, work_dir = Path(folder), Path(work_dir)
-    with RunDirectory(work_dir, config.model_dump()) as run:
-        if not run.finished:
-            yield from finetune(config, run, None)
+    yield from train(config, work_dir)
     torch.set_num_threads(config.threads)
     with closing(make_env(task, config.backend, config.num_envs)) as env:
         yield from _measure_rungs(config, env, folder, work_dir)
@@ -115,7 +113,7 @@ def _measure_rungs(
         "battles": RUNG_BATTLES,
         "medium_epsilon": MEDIUM_EPSILON,
         "medium": steps.index(pinned)
-        if seed == 0 and (pinned := PINNED.get(task)) in steps
+        if (config.backend, seed) == ("smax", 0) and (pinned := PINNED.get(task)) in steps
         else medium_rung(rungs),
         "rungs": rungs,
         **machine(),
@@ -135,10 +133,12 @@ def read_ladder(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "ladder.json"
     try:
         ladder = from_json(read_text(path))
-        for rung in ladder["rungs"][: ladder["medium"] + 1]:
+        for rung in ladder["rungs"]:
             rung["file"], rung["epsilon"], rung["env_steps"]
             [rung[what][name] for what in RECORDS for name in ("win_rate", "return")]
         ladder["task"], ladder["rungs"][ladder["medium"]]
+        if ladder["medium"] < 0:
+            raise LookupError
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} is no ladder of policies ({error})") from None
     except (LookupError, TypeError):  # other JSON

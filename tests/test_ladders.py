@@ -220,6 +220,15 @@ def test_a_policy_of_another_map_is_refused(tmp_path: Path) -> None:
         list(make_dataset("2s3z", "medium", tmp_path / "x.h5", tmp_path / "ladder", 4))
 
 
+def test_a_rung_above_medium_is_checked_too(tmp_path: Path) -> None:
+    """The best of all rungs stands in the card of a dataset that medium and those below made."""
+    whole = json.loads((ladder_folder("2s3z") / "ladder.json").read_text())
+    for broken in (whole | {"medium": -1}, whole | {"rungs": [*whole["rungs"], {"file": "x"}]}):
+        (tmp_path / "ladder.json").write_text(json.dumps(broken))
+        with pytest.raises(RunError, match="is no ladder of policies"):
+            read_ladder(tmp_path)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "[]", pytest.param("[" * 100_000, id="deep"), '{"rungs": [1], "medium": 0}',

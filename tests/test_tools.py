@@ -83,6 +83,8 @@ def test_finished_runs_are_added_to_the_results_with_a_card(
     for name in RUNS:
         wins = [row["test_win_rate"] for row in read_metrics(runs / name)]
         assert table[table.run == name].test_win_rate.tolist() == wins
+    ship.main("paper_setting", [tmp_path / "first", runs])  # what is there, in either folder
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "paper_setting.parquet"), table)
     card = (tmp_path / "paper_setting.md").read_text()
     assert "| OVMSE | 2 | 100 % (100 to 100) | " in card and "3 of 242 planned runs" in card
     assert "--scale 2s3z_medium --folder runs/paper_setting/2s3z_medium" in card
@@ -104,7 +106,9 @@ def test_starts_are_listed_by_the_lowest_of_their_seeds(
     shipped = pd.read_parquet(ship.FILE)
     monkeypatch.setattr(ship, "FILE", tmp_path / "offline_settings.parquet")
     shipped.to_parquet(ship.FILE, index=False)
-    ship.main([runs])
+    unfinished = shutil.copytree(runs / "ovmse_seed10", tmp_path / "runs" / "unfinished")
+    (unfinished / "result.json").unlink()
+    ship.main([runs, tmp_path / "runs"])
     table = pd.read_parquet(ship.FILE)
     assert set(table.run) == set(shipped.run) | set(RUNS)
     card = ship.FILE.with_suffix(".md").read_text()

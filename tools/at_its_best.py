@@ -16,7 +16,7 @@ import yaml
 
 from analysis import results
 from ovmse.errors import UserError
-from ovmse.runs.files import DATA_DIR, PROJECT, replacing
+from ovmse.runs.files import PROJECT, SHIPPED_DATA, replacing
 
 GRID = PROJECT / "notebooks" / "grids" / "results" / "at_its_best.yaml"
 SEEDS = {"2s3z": "20..29"}  # ten, elsewhere six
@@ -59,4 +59,4 @@ def main(source: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else str(DATA_DIR / "results" / "tuning.parquet"))
+    main(sys.argv[1] if len(sys.argv) > 1 else str(SHIPPED_DATA / "results" / "tuning.parquet"))

@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.tables import curves
-from ovmse.runs.files import DATA_DIR, markdown_table, replacing
+from ovmse.runs.files import SHIPPED_DATA, markdown_table, replacing
+from ovmse.runs.reading import find_runs, read_result
 
-FILE = DATA_DIR / "results" / "offline_settings.parquet"
+FILE = SHIPPED_DATA / "results" / "offline_settings.parquet"
 SETTINGS = ["cut_battles", "offline_td_lambda", "cql_form", "cql_alpha", "offline_updates",
             "offline_lr", "offline_target_interval"]  # fmt: skip
 KEY = ["task", *SETTINGS, "seed", "phase", "env_steps", "updates", "device"]
@@ -61,8 +62,8 @@ one H100 beside those cores, shared by 14 runs. One thread a run.
 def main(folders: list[Path]) -> None:
     """Adds what is new, writes file and card."""
     table = pd.read_parquet(FILE)
-    for folder in folders:
-        new = curves(folder).assign(note="")  # nothing but its settings says what it was
+    if done := [run for folder in folders for run in find_runs(folder) if read_result(run)]:
+        new = curves(done).assign(note="")  # nothing but its settings says what it was
         new["run"] = [Path(run).name for run in new.run]
         table = pd.concat([table, new[[c for c in table.columns if c in new]]], ignore_index=True)
     table = table.drop_duplicates([*KEY, "note", "torch"], keep="last")

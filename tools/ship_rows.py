@@ -63,11 +63,10 @@ def main(item: str, folders: list[Path]) -> None:
         where = {str(path): f"{r['cpu']}, {r['cores']} cores, Python {r['python']}, torch "
                  f"{r['torch']}" for path, r in done.items()}  # fmt: skip
         table = table.assign(machine=table.run.map(where))
-        parts.append(table.assign(run=[Path(run).name for run in table.run]))
+        new = table.assign(run=[Path(run).name for run in table.run])
+        parts = [*(older[~older.run.isin(new.run)] for older in parts), new]
     if not parts:
         raise UserError(f"there are no rows of {item} yet; give a folder of its runs")
-    for n, older in enumerate(parts[:-1]):
-        parts[n] = older[~older.run.isin(parts[-1].run)]
     table = pd.concat(parts, ignore_index=True).sort_values(COLUMNS[:1], kind="stable")
     with TemporaryDirectory() as whole:  # nothing is written that its pages would refuse
         for other in RESULTS.glob("*.parquet"):

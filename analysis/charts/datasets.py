@@ -18,10 +18,10 @@ def histograms(table: pd.DataFrame, measure: str, words: str, title: str) -> alt
     """How many battles have which `return` or `length`, a panel a dataset, by how they ended; the
     table as from `datasets.returns`. Counted here: a chart needs no row for each battle."""
     low, high = table[measure].min(), table[measure].max()
-    if whole := pd.api.types.is_integer_dtype(table[measure]):
-        high += 1
-    width = (high - low) / 40
-    edges = np.arange(low, high + 1, np.ceil(width)) if whole else np.linspace(low, high, 41)
+    edges = np.linspace(low, high, 41)
+    if pd.api.types.is_integer_dtype(table[measure]):
+        step = int(np.ceil((high + 1 - low) / 40))
+        edges = np.arange(low, high + 1 + step, step)  # the last edge lies above the greatest
     panels = []
     ends = [end for end in ENDS if (table.end == end).any()]
     for name, part in table.groupby("dataset", sort=False):

@@ -7,6 +7,7 @@ highlight as in Figure 1.
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,15 @@ def distances(table: pd.DataFrame) -> alt.TopLevelMixin:
     parts = []
     for name in numbered(table, "gap"):
         curves, k = mean_curves(table, name), int(name[4:])
-        ends = curves.groupby(list(WHO), sort=False).tail(1)
-        parts += [ends.assign(k=k, when="end"), curves.iloc[:1].assign(k=k, when="start")]
-    gaps = pd.concat(parts)
+        each = curves.groupby(list(WHO), sort=False)
+        parts += [each.tail(1).assign(k=k, when="end"), each.head(1).assign(k=k, when="start")]
+    gaps = pd.concat(parts, ignore_index=True)
     gaps["name"] = [named(*pair) for pair in zip(gaps.algorithm, gaps.variant, strict=True)]
-    gaps.loc[gaps.when == "start", "name"] = "start of all"
+    begun = gaps.when == "start"
+    if gaps[begun].groupby("k")["mean"].agg(np.ptp).max() < 1e-3:  # of one pre-training: drawn once
+        once = gaps[begun].groupby("k").head(1).assign(name="all")
+        gaps = pd.concat([gaps[~begun], once], ignore_index=True)
+    gaps.loc[gaps.when == "start", "name"] = "start of " + gaps.name
     gaps["control"] = (gaps.variant != "") & (gaps.when == "end")
     base = alt.Chart(csv_data(gaps[["algorithm", "name", "when", "control", "k", "mean"]].round(3)))
     x = alt.X("k:O", title="agents that do something else", axis=alt.Axis(labelAngle=0))
@@ -124,7 +129,9 @@ def distances(table: pd.DataFrame) -> alt.TopLevelMixin:
     )
     dash = alt.condition("datum.control", alt.value([7, 5]), alt.value([1, 0]))
     below = alt.layer(
-        start.mark_line(strokeDash=[6, 5], strokeWidth=2, color=theme.REFERENCE),
+        start.mark_line(strokeDash=[6, 5], strokeWidth=2, color=theme.REFERENCE).encode(
+            detail="name:N"
+        ),
         end.mark_line(strokeWidth=2.5).encode(strokeDash=dash),
         end.mark_point(filled=True, size=90, opacity=1).encode(shape=shape),
     ).properties(width=WIDTH, height=HEIGHT, title=panel_title(
@@ -221,7 +228,7 @@ def rivals(table: pd.DataFrame) -> alt.TopLevelMixin:
             "number": some[rival.number], "win": 100 * some.test_win_rate,
             "at": some.env_steps, "control": some.variant != "",
         }).round(3)  # fmt: skip
-        words = _wrapped(rival.text, 30)
+        words = textwrap.wrap(rival.text, 30)
         panels.append(
             alt.Chart(csv_data(data))
             .mark_point(size=80, strokeWidth=2, opacity=1)
@@ -240,12 +247,3 @@ def rivals(table: pd.DataFrame) -> alt.TopLevelMixin:
     return finish(
         chart, "What goes with the fall? A point: a snapshot (controls hollow)", rows, lines=False
     )
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    out = [""]
-    for word in text.split():
-        if len(out[-1]) + len(word) >= width:
-            out.append("")
-        out[-1] = f"{out[-1]} {word}".strip()
-    return out

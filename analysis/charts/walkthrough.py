@@ -45,10 +45,6 @@ def _settings(said: Any, height: int) -> alt.Chart:
     return text.encode(x=alt.value(0), y=alt.value(height), text=alt.value(said))
 
 
-def _words(*parts: str) -> alt.ExprRef:
-    return alt.ExprRef(" + ".join(parts))
-
-
 def _shaded(values: np.ndarray, steps: tuple[float, float, float]) -> np.ndarray:
     return np.array(SHADES)[np.digitize(np.abs(values), steps)]
 
@@ -56,7 +52,7 @@ def _shaded(values: np.ndarray, steps: tuple[float, float, float]) -> np.ndarray
 def _grid(table: pd.DataFrame, at: str, row: int = ROW) -> alt.LayerChart:
     """A cell for each joint action: `main` over `below` over `more`, as far as the table has them,
     in `tone` and `shade`; a ring where `ring` is 1."""
-    base = alt.Chart(csv_data(table)).transform_filter(at or "true")
+    base = alt.Chart(csv_data(table)).transform_filter(at)
     x = alt.X("second:N", sort=list(ACTIONS), title="action of agent 2",
               axis=alt.Axis(orient="top", labelAngle=0, labelPadding=5,
                             grid=False, ticks=False))  # fmt: skip
@@ -97,7 +93,7 @@ def true_values(table: pd.DataFrame) -> alt.TopLevelMixin:
     ledge = slider("ledge", "ledge", (1, 2, 3, 4), 1)
     drawn = alt.layer(
         _grid(table, _at("ledge")),
-        _settings(_words("'ledge ' + ledge + ' of 4; outlined: the best'"), 3 * ROW + 30),
+        _settings(alt.ExprRef("'ledge ' + ledge + ' of 4; outlined: the best'"), 3 * ROW + 30),
     )
     title = "The game: what every joint action is truly worth"
     return titled(
@@ -115,7 +111,7 @@ def held_by_data(table: pd.DataFrame) -> alt.TopLevelMixin:
         ring=0,
     ).drop(columns="count")
     quality = slider("quality", "battles of the bold team (%)", (0, 25, 50, 75, 100), 50)
-    said = _settings(_words("quality + ' % of the battles by the bold team'"), 3 * ROW + 30)
+    said = _settings(alt.ExprRef("quality + ' % of the battles by the bold team'"), 3 * ROW + 30)
     drawn = alt.layer(_grid(table, _at("quality")), said).add_params(quality)
     return titled(drawn, "A dataset, and what it leaves out", "how often each joint action was "
                   "taken, at every ledge")  # fmt: skip
@@ -146,7 +142,7 @@ def conservative(table: pd.DataFrame) -> alt.TopLevelMixin:
         slider("quality", "battles of the bold team (%)", (0, 25, 50, 75, 100), 50),
         slider("ledge", "ledge", (1, 2, 3, 4), 4),
     ]
-    said = _words("'α = ' + alpha + ', ' + quality + ' % bold battles, ledge ' + ledge")
+    said = alt.ExprRef("'α = ' + alpha + ', ' + quality + ' % bold battles, ledge ' + ledge")
     drawn = alt.layer(
         _grid(_learned(table), _at("alpha", "quality", "ledge")), _settings(said, 3 * ROW + 30)
     )
@@ -160,7 +156,7 @@ def first_steps(values: pd.DataFrame, lines: pd.DataFrame) -> alt.TopLevelMixin:
         slider("epsilon", "ε, each agent explores", epsilons, 0.2),
         slider("steps", "online steps", steps, 0),
     ]
-    said = _words("'ε = ' + epsilon + ', after ' + steps + ' online steps, ledge 1'")
+    said = alt.ExprRef("'ε = ' + epsilon + ', after ' + steps + ' online steps, ledge 1'")
     above = alt.layer(
         _grid(_learned(values), _at("epsilon", "steps")), _settings(said, 3 * ROW + 30)
     )
@@ -208,7 +204,7 @@ def memories(table: pd.DataFrame) -> alt.TopLevelMixin:
     for name, title in titles.items():
         part = table[table.offline == name].drop(columns=["offline", "held"])
         panels.append(_lines(part, "memory", title, others=_at("epsilon")))
-    said = _words("'bold line: λ = ' + memory + '; ε = ' + epsilon")
+    said = alt.ExprRef("'bold line: λ = ' + memory + '; ε = ' + epsilon")
     panels[0] = alt.layer(panels[0], _settings(said, SMALL - 4))
     both = stacked(panels).add_params(*sliders)
     return titled(
@@ -236,7 +232,7 @@ def lifts(table: pd.DataFrame) -> alt.TopLevelMixin:
         text=alt.Text("lift:Q", format="+.2f")
     )
     said = _settings(
-        _words("'σ = ' + noise + ', λ = ' + memory + '; orange: the memory is true'"), 8
+        alt.ExprRef("'σ = ' + noise + ', λ = ' + memory + '; orange: the memory is true'"), 8
     )
     drawn = alt.layer(line, dot, text, said).properties(width=WIDTH, height=230)
     return titled(drawn.add_params(*sliders), "A maximum under noise", "noise that is 0 on average "
@@ -264,7 +260,7 @@ def explorers(table: pd.DataFrame) -> alt.TopLevelMixin:
             tooltip=["way:N", "k:O", alt.Tooltip("share:Q", title="steps (%)", format=".1f")],
         )
     )  # fmt: skip
-    said = _settings(_words("'ε = ' + epsilon + ', N = ' + agents"), 8)
+    said = _settings(alt.ExprRef("'ε = ' + epsilon + ', N = ' + agents"), 8)
     drawn = alt.layer(bars, said).properties(width=WIDTH, height=230).add_params(*sliders)
     return titled(drawn, "How many explore at once", "all agents live and have a choice")
 
@@ -283,7 +279,7 @@ def deviations(table: pd.DataFrame) -> alt.TopLevelMixin:
         part = table[table.exploration == way].drop(columns="exploration")
         cells = _grid(part, _at("epsilon"), 36)
         panels.append(cells.properties(title=panel_title(name)))
-    panels[-1] = alt.layer(panels[-1], _settings(_words("'ε = ' + epsilon"), 3 * 36 + 30))
+    panels[-1] = alt.layer(panels[-1], _settings(alt.ExprRef("'ε = ' + epsilon"), 3 * 36 + 30))
     both = stacked(panels).add_params(slider("epsilon", "ε", epsilons, 0.4))
     return titled(both, "What exploration can see", "both agents would step: how often each joint "
                   "action is played")  # fmt: skip

@@ -15,7 +15,7 @@ from analysis.each import Runs, each_snapshot
 from analysis.events import epsilon_at, exploring_battles
 from analysis.kept import key
 from analysis.snapshots import Snapshots
-from analysis.tables import at_the_end, mean_curves
+from analysis.tables import alike, at_the_end, at_the_start, mean_curves
 from ovmse.envs import make_env
 from ovmse.runs.reading import RunError
 
@@ -119,7 +119,7 @@ def against(q_tot: np.ndarray, returns: np.ndarray) -> dict[str, float]:
 
 def who_is_calibrated(table: pd.DataFrame) -> str:
     """How far each algorithm's values end from what its policy returns, and whether they rank."""
-    bias, rank = (mean_curves(table, name)["mean"] for name in ("bias", "rank"))
+    bias, rank = (mean_curves(table, name) for name in ("bias", "rank"))
     if bias.empty:
         return "Every mean return is 0: there is nothing that a bias could be a share of."
     parts = [
@@ -127,7 +127,10 @@ def who_is_calibrated(table: pd.DataFrame) -> str:
         f"mean return (rank {r['rank']:.2f}, lowest asked {r.rank_min:.2f})"
         for name, r in at_the_end(table, ["bias", "rank"]).set_index("name").iterrows()
     ]
-    return (
-        f"The pre-trained values are {100 * bias.iloc[0]:+.0f} % off on average and rank the "
-        f"moments with {rank.iloc[0]:.2f}. At the end {'; '.join(parts)}."
-    )
+    ranked = at_the_start(rank)
+    first = {
+        name: f"{100 * off:+.0f} % off on average and rank the moments with {ranked[name]:.2f}"
+        for name, off in at_the_start(bias).items()
+        if name in ranked
+    }
+    return f"The pre-trained values are {alike(first)}. At the end {'; '.join(parts)}."

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from analysis.tables import at_the_end, mean_curves
+from analysis.tables import alike, at_the_end, at_the_start, mean_curves
 from ovmse.method.networks import QFunction, gather_actions
 
 SAMPLES = 20  # of each step and number of agents
@@ -66,13 +66,13 @@ def gaps(q: QFunction, q_values: Tensor, state: Tensor, to: Changes) -> dict[str
 
 def who_tells_apart(table: pd.DataFrame) -> str:
     """How much of the first gap each algorithm keeps, where one agent does something else."""
-    first = mean_curves(table, "gap_1")["mean"].iloc[0]
+    first = {n: f"{gap:.2f}" for n, gap in at_the_start(mean_curves(table, "gap_1")).items()}
     said = [
         f"{name} {r.gap_1:.2f} (lowest asked {r.gap_1_min:.2f})"
         for name, r in at_the_end(table, ["gap_1"]).set_index("name").iterrows()
     ]
     return (
-        f"At the start `Q_tot` falls by {first:.2f} where one agent does something else than was "
-        f"done. At the end: {'; '.join(said)}. Near 0, nothing tells what was done from what was "
-        "not."
+        f"At the start `Q_tot` falls by {alike(first)} where one agent does something else than "
+        f"was done. At the end: {'; '.join(said)}. Near 0, nothing tells what was done from what "
+        "was not."
     )

@@ -152,6 +152,8 @@ def why(low: pd.DataFrame, found: pd.DataFrame) -> str:
 
 def from_what(found: pd.DataFrame) -> str:
     """The line below the answer, from `evidence`."""
+    if (found.verdict == "too few snapshots").all():
+        return "There are too few snapshots to say what goes with a fall."
     some = found[found.verdict == "goes with the fall"].sort_values("goes", key=abs)
     if some.empty:
         return "No diagnostic goes with the fall in these runs."

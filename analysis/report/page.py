@@ -219,8 +219,8 @@ def follow(url: str, folder: Path, address: Callable[[Path], str | None]) -> str
 
 
 def made(notebook: nbformat.NotebookNode, source: Path | None = None) -> str:
-    """`24 November 2026, 14:02 UTC, by ovmse 0.1.0, commit 2fce123, Python 3.11.2, torch 2.13.0;
-    the notebook ran for 43 s`."""
+    """`24 November 2026, 14:02 UTC, by ovmse 0.1.0, commit 2fce123, learning code ee413a25, Python
+    3.11.2, torch 2.13.0, jax 0.10.2, jaxmarl 0.1.0; the notebook ran for 43 s`."""
     now = datetime.now(UTC)
     said = [f"{now.day} {now:%B %Y, %H:%M} UTC, by ovmse {__version__}"]
     if commit := _git("describe", "--always", "--dirty=+", "--exclude=*"):

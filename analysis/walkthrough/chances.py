@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from math import comb
 
 import numpy as np
 
+from analysis.exploration import expected
 from analysis.walkthrough.game import STEP
 from ovmse.method.algorithms import EXPLORATIONS
 from ovmse.method.schedules import linear_decay
@@ -19,10 +19,7 @@ def explorers(exploration: str, epsilon: float, agents: int) -> np.ndarray:
     """
     if exploration not in EXPLORATIONS:
         raise ValueError(f"exploration: got {exploration!r}, allowed: {', '.join(EXPLORATIONS)}")
-    if exploration == "sequential_centralised":
-        return np.array([1 - epsilon, epsilon, *[0.0] * (agents - 1)])
-    p = epsilon if exploration == "epsilon_greedy" else epsilon / agents
-    return np.array([comb(agents, k) * p**k * (1 - p) ** (agents - k) for k in range(agents + 1)])
+    return expected(exploration, np.array([epsilon]), np.array([agents]), agents)[0]
 
 
 def joint_actions(exploration: str, epsilon: float, greedy: int = STEP) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The penalty game of ``ovmse.envs.climb`` as tables, and what teams are truly worth in it.
+"""The penalty game of ``ovmse.envs.climb`` as tables, and what teams earn in it.
 
 Each agent's three actions at a ledge are called rest, step and bold; bold is the leap, or the rope
 where it hangs beside the agent.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ovmse.envs.climb import EPISODE_LIMIT, STATES, TOP, game_tables, solve
+from ovmse.envs.climb import EPISODE_LIMIT, TOP, game_tables, solve
 
 TASK = "climb_penalty"
 GAMMA = 0.95
@@ -41,21 +41,6 @@ def game() -> Game:
         np.concatenate([table[rows] for rows in kept]) for table in (tables.reward, tables.after, q)
     )
     return Game(reward.astype(np.float64), after, best)
-
-
-def value_of(policies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """True values ``Q [G, S, A, A]`` and ``V [G, S]`` of teams whose agents act on their own.
-
-    policies ``[G, S, N, A]``: each agent's chances of its actions. Discounted, with no time limit;
-    solves the Bellman equation of each team as a linear system (float64).
-    """
-    g = game()
-    joint = policies[:, :, 0, :, None] * policies[:, :, 1, None, :]  # [G, S, A, A]
-    to = np.eye(STATES)[g.after].mean(-2)[..., :LEDGES]  # [S, A, A, S]: chances of the next ledge
-    moves = np.einsum("gsij,sijz->gsz", joint, to)
-    earned = np.einsum("gsij,sij->gs", joint, g.reward)
-    v = np.linalg.solve(np.eye(LEDGES) - GAMMA * moves, earned[..., None])[..., 0]
-    return g.reward + GAMMA * np.einsum("sijz,gz->gsij", to, v), v
 
 
 def play(greedy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

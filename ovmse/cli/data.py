@@ -166,7 +166,7 @@ def convert(
         if out.exists() and not force:
             raise UserError(f"{out} is there already; --force replaces it")
         with reading() as progress:
-            read = load_dataset(source, progress=progress)
+            read = load_dataset(source, progress=progress, backend=backend)
         require_task(read, task, backend)
         spec = EnvSpec(task, backend, **read.sizes)
         origin = {"quality": quality, "source": source.name, "source_sha256": read.checksum}

@@ -148,7 +148,10 @@ def _packages() -> Iterator[Finding]:
 
 
 def _datasets(until: float) -> Iterator[Finding]:
-    from ovmse.datasets.dataset import is_vault
+    from ovmse.datasets.dataset import dataset_files, is_vault
+
+    def size_of(path: Path) -> int:
+        return sum(file.stat().st_size for file in dataset_files(path))
 
     files = sorted(DATA_DIR.glob("*.h5")) + sorted(DATA_DIR.glob("*/*.h5"))
     if not files:
@@ -159,10 +162,10 @@ def _datasets(until: float) -> Iterator[Finding]:
     for path in set(files) - set(there):  # a link to a disk that is not there, say
         todo = "bring its disk back, or remove the name"
         yield Finding(str(path.relative_to(DATA_DIR)), WRONG, "is no file", todo)
-    for path in sorted(there, key=_size):
+    for path in sorted(there, key=size_of):
         card = path.with_suffix(".md")
         said = card.read_text(errors="replace") if card.is_file() else ""
-        size = f"{_size(path) / 1e6:.1f} MB"
+        size = f"{size_of(path) / 1e6:.1f} MB"
         name = str(path.relative_to(DATA_DIR))
         if "SHA-256" not in said:
             yield Finding(name, NOTE, f"{size}, no card", f"ovmse data card {path}")
@@ -176,20 +179,14 @@ def _datasets(until: float) -> Iterator[Finding]:
             yield Finding(name, WRONG, f"{size}, not what its card says", "get or make it anew")
 
 
-def _files(path: Path) -> list[Path]:
-    """A file itself, or all of a vault."""
-    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-
-
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in _files(path))
-
-
 def _sum(path: Path, until: float) -> str | None:
     """SHA-256 of a file or, as cards have it, of a vault's files in order; None where that takes
     too long: public datasets are some GB."""
+    from ovmse.datasets.dataset import dataset_files
+
     if path.is_dir():
-        sums = {file.relative_to(path).as_posix(): _sum(file, until) for file in _files(path)}
+        files = dataset_files(path)
+        sums = {file.relative_to(path).as_posix(): _sum(file, until) for file in files}
         listed = "\n".join(f"{name} {total}" for name, total in sums.items())
         return None if None in sums.values() else hashlib.sha256(listed.encode()).hexdigest()
     digest = hashlib.sha256()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ovmse.datasets.dataset import Dataset, data_folder
+from ovmse.datasets.dataset import Dataset, data_folder, dataset_files
 from ovmse.runs.files import markdown_table, replacing
 
 MEANINGS = {
@@ -67,14 +67,9 @@ def dataset_statistics(dataset: Dataset) -> dict[str, Any]:
         "length_mean": dataset.transitions / len(episodes),
         "truncated": sum(not e.terminated for e in episodes) / len(episodes),
         "win_rate": sum(known) / len(known) if len(known) == len(episodes) else None,
-        "bytes": _bytes(dataset.path),
+        "bytes": sum(file.stat().st_size for file in dataset_files(dataset.path)),
         "sha256": dataset.checksum,
     }
-
-
-def _bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _fingerprint(*arrays: np.ndarray) -> bytes:

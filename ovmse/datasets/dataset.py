@@ -72,7 +72,7 @@ def dataset_path(task: str, dataset: str, backend: str) -> Path:
     Raises DatasetError if there is none.
     """
     if os.sep in dataset or dataset.endswith((".h5", ".hdf5")):
-        return find_dataset(dataset)
+        return find_dataset(dataset, backend)
     folder, name = data_folder(backend), f"{task}_{dataset}"
     vault = folder / f"{task}.vlt" / dataset
     if is_vault(vault) and not (folder / f"{name}.h5").is_file():
@@ -118,12 +118,17 @@ def find_dataset(name_or_path: str | Path, backend: str = "smax") -> Path:
     raise DatasetError(f"{path} does not exist")
 
 
+def dataset_files(path: Path) -> list[Path]:
+    """The one file of a dataset, or all of a vault, in order."""
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
 def file_checksum(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal, or of a vault's files in order; raises DatasetError if it
     cannot be read."""
     try:
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.is_file())
+            files = dataset_files(path)
             sums = [f"{p.relative_to(path).as_posix()} {file_checksum(p)}" for p in files]
             return hashlib.sha256("\n".join(sums).encode()).hexdigest()
         about = path.stat()

@@ -121,3 +121,9 @@ class VectorEnv(Protocol):
 
     def close(self) -> None:
         """Frees what the environment holds; may be called twice."""
+
+
+def require_shape(actions: np.ndarray, num_envs: int, n_agents: int) -> None:
+    """Raises ValueError where actions are not ``[E, N]``."""
+    if np.shape(actions) != (expected := (num_envs, n_agents)):
+        raise ValueError(f"actions: got shape {np.shape(actions)}, expected {expected}")

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ovmse.envs.base import EnvSpec, Frame, Step
+from ovmse.envs.base import EnvSpec, Frame, Step, require_shape
 
 CLIMB_TASKS = ("climb_monotone", "climb_penalty")
 AGENTS = 2
@@ -138,10 +138,7 @@ class ClimbEnv:
         action that is not available."""
         if self._where is None:
             raise ValueError("call reset() before step()")
-        if np.shape(actions) != (self.num_envs, AGENTS):
-            raise ValueError(
-                f"actions: got shape {np.shape(actions)}, expected {(self.num_envs, AGENTS)}"
-            )
+        require_shape(actions, self.num_envs, AGENTS)
         actions = np.asarray(actions)
         chosen = actions[..., None] == np.arange(4)
         listed = (chosen & self._game.avail[self._where]).any(-1)

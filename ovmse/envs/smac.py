@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ovmse.envs import smac_worker as wire
-from ovmse.envs.base import Frame, Step
+from ovmse.envs.base import Frame, Step, require_shape
 from ovmse.envs.smac_game import ACTING, IDLE, READY, STARTING, Failed, Game
 from ovmse.envs.smac_setup import versions
 from ovmse.envs.smac_units import MAPS, PLAIN_MAP, task_spec
@@ -93,11 +93,7 @@ class SmacEnv:
         if not self._started or any(game and game.stage == ACTING for game in self._games):
             raise ValueError("call reset() before step()")
         actions = np.asarray(actions)
-        if actions.shape != (self.num_envs, self.spec.n_agents):
-            raise ValueError(
-                f"actions: got shape {actions.shape}, "
-                f"expected {(self.num_envs, self.spec.n_agents)}"
-            )
+        require_shape(actions, self.num_envs, self.spec.n_agents)
         acting = [s for s, game in enumerate(self._games) if game and game.stage == READY]
         self._require_available(actions, acting)
         bodies = np.zeros((self.num_envs, wire.command_size(self._sizes) - 1), np.uint8)

@@ -23,9 +23,9 @@ def game_folder() -> Path:
     return Path(os.environ.get("SC2PATH") or default).expanduser()
 
 
-def game_version(folder: Path | None = None) -> str | None:
+def game_version() -> str | None:
     """The version of the newest build there, or None without one; an unknown build by number."""
-    versions = (folder or game_folder()) / "Versions"
+    versions = game_folder() / "Versions"
     builds = sorted(p.name for p in versions.glob("Base*") if re.fullmatch(r"Base\d+", p.name))
     if not builds:
         return None
@@ -33,9 +33,9 @@ def game_version(folder: Path | None = None) -> str | None:
     return KNOWN_BUILDS.get(number, f"build {number}")
 
 
-def map_file(task: str, folder: Path | None = None) -> Path | None:
+def map_file(task: str) -> Path | None:
     """The file of a map below ``Maps``, or None."""
-    return next((folder or game_folder()).glob(f"Maps/**/{task}.SC2Map"), None)
+    return next(game_folder().glob(f"Maps/**/{task}.SC2Map"), None)
 
 
 def game_problem(task: str | None = None) -> str | None:
@@ -46,12 +46,12 @@ def game_problem(task: str | None = None) -> str | None:
             f"SC2PATH is not set and {folder} does not exist"
         )  # fmt: skip
         return f"{told}: install StarCraft II 4.10 and set SC2PATH to its folder ({GUIDE})"
-    if game_version(folder) is None:
+    if game_version() is None:
         return (
             f"{folder} holds no game (no Versions/Base...): install StarCraft II 4.10 there, or "
             f"set SC2PATH to the folder that holds it ({GUIDE})"
         )
-    if task and map_file(task, folder) is None:
+    if task and map_file(task) is None:
         return (
             f"the map {task} is missing: unpack the SMAC maps into {folder / 'Maps' / 'SMAC_Maps'} "
             f"({GUIDE})"

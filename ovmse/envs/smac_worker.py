@@ -32,7 +32,7 @@ import numpy as np
 from ovmse.envs.smac_setup import game_problem, import_problem
 
 RESET, STEP = b"r", b"s"
-HELLO, FRAME, OUTCOME, FAILED, MISSING = b"h", b"f", b"o", b"e", b"m"
+HELLO, FRAME, FAILED, MISSING = b"h", b"f", b"e", b"m"
 LENGTH = struct.Struct("<I")
 GRACE = 5.0  # seconds to close the game once the parent is gone
 
@@ -132,7 +132,7 @@ class _Battles:
             raise Lost("the engine failed within a step")
         cut = bool(over and info.get("episode_limit"))
         record = self._record
-        record["kind"], record["reward"], record["truncated"] = OUTCOME, reward, cut
+        record["reward"], record["truncated"] = reward, cut
         record["terminated"], record["won"] = over and not cut, info["battle_won"]
         self._observe()
         self._fresh, self._ended = False, self._ended or bool(over)

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ovmse.envs.base import EnvSpec, Frame, Step, Units
+from ovmse.envs.base import EnvSpec, Frame, Step, Units, require_shape
 
 REWARD_SCALE = 10.0  # SMAX's best return is 2, SMAC's is 20
 EPISODE_LIMIT = 101
@@ -207,11 +207,7 @@ class SmaxEnv:
         """actions ``[E, N]`` int. Raises ValueError before ``reset`` and on a wrong shape."""
         if self._carry is None:
             raise ValueError("call reset() before step()")
-        if np.shape(actions) != (self.num_envs, self.spec.n_agents):
-            raise ValueError(
-                f"actions: got shape {np.shape(actions)}, "
-                f"expected {(self.num_envs, self.spec.n_agents)}"
-            )
+        require_shape(actions, self.num_envs, self.spec.n_agents)
         self._carry, seen, last, outcome = self._step(self._carry, np.asarray(actions, np.int32))
         reward, terminated, truncated, won = np.asarray(outcome).T
         now = _frame(seen)

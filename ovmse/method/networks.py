@@ -127,7 +127,7 @@ class QFunction(nn.Module):
     """Agent and mixer together: everything that is learned."""
 
     def __init__(
-        self, spec: EnvSpec, hidden_size: int = 64, embed_size: int = 32, hypernet_size: int = 64
+        self, spec: EnvSpec, hidden_size: int, embed_size: int, hypernet_size: int
     ) -> None:
         super().__init__()
         self.n_agents, self.n_actions, self.hidden_size = spec.n_agents, spec.n_actions, hidden_size

@@ -24,7 +24,7 @@ def from_project(settings: dict[str, Any]) -> dict[str, Any]:
 
     A name without a folder is looked up."""
     dataset = settings.get("dataset")
-    if isinstance(dataset, str) and dataset.endswith((".h5", ".hdf5")) and os.sep in dataset:
+    if isinstance(dataset, str) and os.sep in dataset:  # a file, or a vault's folder
         return {**settings, "dataset": str(PROJECT / named_path(dataset, "dataset"))}
     return settings
 

@@ -305,6 +305,19 @@ def test_sentences_and_thirds_by_hand() -> None:
         "end OVMSE over-estimates by 40 % of the mean return (rank 0.60, lowest asked 0.50); SE "
         "under-estimates by 25 % of the mean return (rank 0.90, lowest asked 0.80)."
     )
+    apart = table.assign(bias=[0.1, 0.2, 0.3, 0.4, 0.9, 0, 0, -0.25])  # pre-trained otherwise
+    assert calibration.who_is_calibrated(apart).startswith(
+        "The pre-trained values are +10 % off on average and rank the moments with 0.80 (OVMSE); "
+        "+90 % off on average and rank the moments with 0.80 (SE). At the end OVMSE"
+    )
+    gaps = table.assign(gap_1=[2.0] * 8, gap_2=[1.0] * 8)
+    assert "falls by 2.00 where one agent" in distance.who_tells_apart(gaps)
+    for first, starts in ((2.0, {"start of all"}), (3.0, {"start of OVMSE", "start of SE"})):
+        gaps.loc[gaps.index[4], "gap_1"] = first
+        texts = mimebundle(charts.distances(gaps))[VEGALITE]["datasets"].values()
+        rows = pd.concat([pd.read_csv(io.StringIO(text)) for text in texts])
+        assert set(rows.name[rows.when == "start"]) == starts
+    assert "falls by 2.00 (OVMSE); 3.00 (SE) where one agent" in distance.who_tells_apart(gaps)
     assert parts.what_moved(table) == (
         "Since the start `Q_tot` of the fixed battles has moved by: OVMSE +0.50 (agents +0.30, "
         "mixer +0.20); SE -2.00 (agents -0.50, mixer -1.50)."
@@ -526,7 +539,9 @@ def test_sections_without_their_measurement_read_sensibly() -> None:
     table = rivals.with_rivals(_story())
     found = rivals.evidence(table)
     assert (found.verdict == "too few snapshots").all()
-    assert rivals.from_what(found) == "No diagnostic goes with the fall in these runs."
+    assert rivals.from_what(found) == "There are too few snapshots to say what goes with a fall."
+    none = found.assign(verdict=["open"] + ["no sign"] * (len(found) - 1))
+    assert rivals.from_what(none) == "No diagnostic goes with the fall in these runs."
     with pytest.raises(RunError, match="nothing to compare"):
         rivals.at_the_lowest(table)
     low = rivals.at_the_lowest(rivals.with_rivals(_story(churn=[0.1] * 8)))

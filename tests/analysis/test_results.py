@@ -212,8 +212,8 @@ def test_the_papers_numbers_are_all_there() -> None:
 
 
 def test_agents_and_explorers() -> None:
-    maps = ("2s3z", "3s5z", "5m_vs_6m", "6h_vs_8z", "climb_monotone")
-    assert [results.n_agents(m) for m in maps] == [5, 8, 5, 6, 2]
+    maps = ("2s3z", "3s5z", "5m_vs_6m", "6h_vs_8z", "MMM2", "3s_vs_5z", "climb_monotone")
+    assert [results.n_agents(m) for m in maps] == [5, 8, 5, 6, 10, 3, 2]
     assert results.explorers("epsilon_greedy", 0.00833, 6) == 0.05
     assert results.explorers("sequential_decentralised", 0.25, 6) == 0.25
 
@@ -323,6 +323,8 @@ def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFra
         if setting != "long_test_battles":
             value = run[setting] if pd.notna(run[setting]) else None
             assert getattr(config, setting) == value, setting
+    paper = verdicts.start_today(found.assign(preset="paper"))
+    assert " preset=paper " in paper and "preset" not in start
     plain = [line for line in start.splitlines() if "100,000 steps**" in line]
     assert not any("No other" in line for line in plain)
     assert all(re.search("OVM(SE)? from", line) is None for line in plain) and plain
@@ -394,14 +396,15 @@ def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
     assert text.startswith(
         "Map by map:\n\n"
         "- **2s3z medium** (10 seeds): highest at the end: SE (72 %), OVMSE 62 %; highest at its "
-        "lowest test: SE (32 %), OVMSE 22 %; OVMSE is above MACQL, below SE, not told from OVM\n\n"
+        "lowest test: SE (32 %), OVMSE 22 %; in mean win rate OVMSE is above MACQL, below SE, not "
+        "told from OVM\n\n"
         "Win rates at the end and in the lowest test are medians; OVMSE is compared"
     )
     one = by_hand(LINES, range(5))
     one.loc[(one.name == "SE") & (one.seed == 0), "end"] = 0.0  # of a median little is lost
     assert "highest at the end: SE (71 %), OVMSE 61 %" in verdicts.who_wins(one)
     one["lowest"] = 0.0
-    assert "its lowest test: MACQL, OVM, OVMSE, SE (0 %); OVMSE" in verdicts.who_wins(one)
+    assert "its lowest test: MACQL, OVM, OVMSE, SE (0 %); in" in verdicts.who_wins(one)
     pair = verdicts.who_wins(one[one.name.isin(["OVMSE", "SE"])])
     assert "OVMSE is not told from SE (so few seeds cannot tell any)" in pair  # 2 / 2^5 = .0625
     alone = verdicts.who_wins(one[one.name == "SE"])

@@ -15,6 +15,7 @@ from analysis.statistics import (
     performance_profile,
     probability_of_improvement,
     regime,
+    regime_of,
     sign_flip,
     story,
     stratified_bootstrap,
@@ -130,3 +131,7 @@ def test_regimes() -> None:
     assert regime([14.0, 15, 16], 18) == "inferior"
     assert regime([14.0, 15, 16], 13) == "cannot be told"  # by 2, which is more than 1
     assert regime([14.0], 3) == "cannot be told"
+    assert [regime_of(gap, 0.8) for gap in (1.1, 0.5, -1.1)] == [
+        "superior", "comparable", "inferior",
+    ]  # fmt: skip
+    assert regime_of(1.5, 1.6) == "cannot be told"

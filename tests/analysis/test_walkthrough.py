@@ -18,7 +18,7 @@ from analysis.answers import unlearned, walked
 from analysis.charts import walkthrough as charts
 from analysis.charts.show import VEGALITE, VL_VERSION, mimebundle
 from analysis.walkthrough import chances, grids
-from analysis.walkthrough.game import ACTIONS, BOLD, GAMMA, REST, STEP, game, play, value_of
+from analysis.walkthrough.game import ACTIONS, BOLD, GAMMA, REST, STEP, game, play
 from analysis.walkthrough.learning import GUESS, RATE, dataset, finetune, offline, q_tot
 from ovmse.errors import UserError
 from ovmse.method.algorithms import ALGORITHMS, EXPLORATIONS, Algorithm
@@ -73,24 +73,6 @@ def test_the_true_values_are_those_of_backward_induction() -> None:
     v = horizon(60)
     for s, (i, j) in itertools.product(LEDGES, PAIRS):
         assert game().best[s, i, j] == pytest.approx(worth(v, s, i, j), abs=1e-12)
-
-
-def test_the_value_of_a_team_is_that_of_its_battles_step_by_step(rng: np.random.Generator) -> None:
-    policies = rng.dirichlet(np.ones(3), (4, 5, 2))
-    q, v = value_of(policies)
-    for team in range(4):
-        expected = [0.0] * 5
-        for _ in range(600):  # sweeps of policy evaluation, in loops
-            expected = [
-                sum(
-                    policies[team, s, 0, i] * policies[team, s, 1, j] * worth(expected, s, i, j)
-                    for i, j in PAIRS
-                )
-                for s in LEDGES
-            ]
-        assert v[team] == pytest.approx(np.array(expected), abs=1e-9)
-        for s, (i, j) in itertools.product(LEDGES, PAIRS):
-            assert q[team, s, i, j] == pytest.approx(worth(expected, s, i, j), abs=1e-9)
 
 
 def test_what_greedy_teams_earn() -> None:

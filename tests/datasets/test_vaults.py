@@ -119,6 +119,16 @@ def test_it_is_found_by_task_quality_and_backend(
               "--out", str(tmp_path / "smac" / "3m_good.h5")]
     )  # fmt: skip
     assert done.exit_code == 0, done.output
+    # by its file's name alone it is of the backend's folder too, here and where it is converted
+    assert dataset_path("3m", "3m_good.h5", "smac") == tmp_path / "smac" / "3m_good.h5"
+    with pytest.raises(DatasetError):
+        dataset_path("3m", "3m_good.h5", "smax")
+    done = CliRunner().invoke(
+        app, ["data", "convert", "3m_good.h5", "--task", "3m", "--quality", "again",
+              "--backend", "smac"]
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert dataset_path("3m", "again", "smac").is_file()
     made = load_dataset(dataset_path("3m", "good", "smac"), SPEC)
     for a, b in zip(made.episodes, load_dataset(path).episodes, strict=True):
         np.testing.assert_array_equal(a.obs, b.obs)

@@ -27,7 +27,7 @@ from ovmse.datasets.hdf5 import load_dataset
 from ovmse.errors import UserError
 from ovmse.method.learner import new_q_function
 from ovmse.runs.directory import RunDirectory, read_tensors, require_whole, write_tensors
-from ovmse.runs.files import from_project, write_json
+from ovmse.runs.files import PROJECT, from_project, write_json
 from ovmse.runs.listing import list_runs
 from ovmse.runs.reading import (
     RunError,
@@ -429,6 +429,15 @@ def test_a_folder_of_something_else_is_refused_and_untouched(tmp_path: Path, nam
         RunDirectory(tmp_path, CONFIG)
     assert sorted(tmp_path.rglob("*")) == before
     assert file.read_text() == "mine"
+
+
+def test_the_path_of_a_dataset_counts_from_the_project() -> None:
+    """A file's and a vault's; a name is looked up. A kernel works in another folder."""
+    for path in ("mine/x.h5", "vaults/3m.vlt/Good"):
+        assert from_project({"dataset": path, "seed": 1}) == {"dataset": str(PROJECT / path),
+                                                              "seed": 1}  # fmt: skip
+    for given in ("/mine/x.h5", "medium", "x.h5"):
+        assert from_project({"dataset": given})["dataset"] == given
 
 
 @pytest.mark.parametrize("path", ["~nosuchuser/x", "a\0b"])

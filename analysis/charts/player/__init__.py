@@ -55,22 +55,20 @@ def player(
     opinions: Sequence[Opinion],
     what_ifs: Sequence[WhatIf] | None = None,
     title: str = "A battle, step by step",
-    labels: Sequence[str] | None = None,
     start: int = 0,
 ) -> Player:
     """Battles of one task with what networks think of them; a number picks one of several.
 
-    what_ifs: of every battle, for the panel that changes one action. labels: what the title calls
-    each of several battles. start: the step that is shown at first. The player of one battle takes
-    at most `LIMIT` bytes: where it would take more, the what-if panel is left out, and a sentence
-    in its place says so. Only arrays are read: neither the backend nor a network is needed. Raises
-    UserError where the battles do not fit each other or what is given with them, and where one
-    takes more than `LIMIT` without the panel too.
+    what_ifs: of every battle, for the panel that changes one action. start: the step that is shown
+    at first. The player of one battle takes at most `LIMIT` bytes: where it would take more, the
+    what-if panel is left out, and a sentence in its place says so. Only arrays are read: neither
+    the backend nor a network is needed. Raises UserError where the battles do not fit each other or
+    what is given with them, and where one takes more than `LIMIT` without the panel too.
     """
     battles = list(battles)
-    _check(battles, opinions, what_ifs, labels)
+    _check(battles, opinions, what_ifs)
     agents, names = battles[0].agents, battles[0].actions
-    labels = labels or [_label(n, battle) for n, battle in enumerate(battles, 1)]
+    labels = [_label(n, battle) for n, battle in enumerate(battles, 1)]
     given = list(zip(battles, opinions, labels))
     agent, left_out = _first_strayed(battles[0], opinions[0], start), ""
     for panel in (what_ifs, None) if what_ifs else (None,):
@@ -168,11 +166,10 @@ def _check(
     battles: list[Battle],
     opinions: Sequence[Opinion],
     what_ifs: Sequence[WhatIf] | None,
-    labels: Sequence[str] | None,
 ) -> None:
     if not battles:
         raise UserError("the player needs at least one battle")
-    for name, given in (("opinions", opinions), ("what_ifs", what_ifs), ("labels", labels)):
+    for name, given in (("opinions", opinions), ("what_ifs", what_ifs)):
         if given is not None and len(given) != len(battles):
             raise UserError(f"{name}: got {len(given)} for {len(battles)} battles")
     if len({(b.episode.avail_actions.shape[1:], len(b.units) > 0) for b in battles}) > 1:
