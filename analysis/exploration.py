@@ -6,7 +6,6 @@ Letters: ``N`` agents, ``n`` of them living (with a choice), ``k`` exploring at 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from analysis.each import spaced
 from analysis.events import Events, epsilon_at, recorded_along, some_snapshots, team_size
 from analysis.kept import kept, key
 from analysis.tables import EXPLORATION_NAMES, curves, named, per_cent
+from analysis.walkthrough.chances import expected
 
 THIRDS = ("first third", "second third", "last third")
 OPENING = 20  # steps of a battle in which nearly all agents live
@@ -58,28 +58,6 @@ def who_explores_most(table: pd.DataFrame) -> str:
     if len(said) == 1:
         return f"One run: {said[0]} explored on average{rest}."
     return f"On average from {said[0]} to {said[-1]} explored, over {len(rows)} runs{rest}."
-
-
-def binomial(k: int, living: np.ndarray, chance: np.ndarray) -> np.ndarray:
-    """Chance that exactly `k` of `living` agents explore, each by itself with `chance`."""
-    ways = np.array([comb(n, k) for n in range(int(living.max(initial=0)) + 1)], float)
-    return ways[living] * chance**k * (1 - chance) ** np.maximum(living - k, 0)
-
-
-def expected(exploration: str, epsilon: np.ndarray, living: np.ndarray, agents: int) -> np.ndarray:
-    """Chances of ``0..N`` explorers at each step, ``[steps, N + 1]``, where so many agents live.
-
-    ε-greedy: the binomial of the living at ε. Sequential, decentralised: at ε/N. Centralised: one
-    with probability ε·n/N (a dead one drawn means nobody), never more.
-    """
-    living, epsilon = np.asarray(living), np.broadcast_to(epsilon, np.shape(living))
-    if exploration == "sequential_centralised":
-        out = np.zeros((len(living), agents + 1))
-        out[:, 1] = epsilon * living / agents
-        out[:, 0] = 1 - out[:, 1]
-        return out
-    chance = epsilon / (agents if exploration == "sequential_decentralised" else 1)
-    return np.stack([binomial(k, living, chance) for k in range(agents + 1)], 1)
 
 
 def living(battle: Battle) -> np.ndarray:

@@ -122,7 +122,7 @@ def read(source: str | Path = "") -> pd.DataFrame:
 
 
 def _item(place: str) -> str:
-    path = Path(place).resolve()
+    path = Path(place).absolute()
     parts = reversed(
         path.relative_to(PROJECT).parts if path.is_relative_to(PROJECT) else path.parts
     )

@@ -148,7 +148,7 @@ def _ranked(asked: pd.DataFrame) -> str:
     )
     return (
         "Map by map:\n\n- " + "\n- ".join(parts) + "\n\n"
-        f"Win rates at the end and in the lowest test are medians{left}; {compared}."
+        f"Win rates at the end and in the lowest test are medians, not tested{left}; {compared}."
     )
 
 
@@ -293,7 +293,10 @@ def start_today(found: pd.DataFrame) -> str:
             more = f" and {len(alike) - 6} others" if len(alike) > 6 else ""
             text += f" Not told from it in paired seeds: {'; '.join(alike[:6])}{more}{why}."
         elif others:
-            text += f" Told from all {len(others)} others in paired seeds."
+            text += (
+                f" In paired seeds the mean win rate of each of the {len(others)} others is lower, "
+                "told after Holm; that the best was picked by the same seeds is not in p."
+            )
         said.append(f"{text} To train it: `{_train(runs[top].iloc[0])}`.")
         seeds.add(len(best))
     if not seeds:

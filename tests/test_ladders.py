@@ -120,6 +120,21 @@ def test_medium_is_the_rung_nearest_to_half_of_the_best(
     assert medium_rung(rungs) == medium
 
 
+def test_medium_is_pinned_on_smax_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ladder of another backend, or of another seed, that has a rung at the same step."""
+    recipe = {"online_steps": 640, "test_interval": 64, "num_envs": 16, "epsilon_anneal": 320,
+              "test_battles": 8, "long_test_battles": 8}  # fmt: skip
+    config = Config.from_parameters(algorithm="qmix", task="climb_monotone", **recipe)
+    monkeypatch.setattr("ovmse.ladders.ladder_config", lambda *_: config)
+    monkeypatch.setattr("ovmse.ladders.RUNG_BATTLES", 16)
+    list(make_ladder("climb_monotone", tmp_path / "ladder", tmp_path / "work"))
+    half = read_ladder(tmp_path / "ladder")["medium"]
+    pin = {"climb_monotone": 64 if half != 1 else 128}
+    monkeypatch.setattr("ovmse.ladders.PINNED", pin)
+    list(make_ladder("climb_monotone", tmp_path / "again", tmp_path / "work"))
+    assert read_ladder(tmp_path / "again")["medium"] == half
+
+
 def test_a_ladder_is_trained_measured_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

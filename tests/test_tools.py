@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -108,6 +109,8 @@ def test_starts_are_listed_by_the_lowest_of_their_seeds(
     shipped.to_parquet(ship.FILE, index=False)
     unfinished = shutil.copytree(runs / "ovmse_seed10", tmp_path / "runs" / "unfinished")
     (unfinished / "result.json").unlink()
+    settings = json.loads((unfinished / "config.json").read_text())
+    (unfinished / "config.json").write_text(json.dumps(settings | {"seed": 12}))
     ship.main([runs, tmp_path / "runs"])
     table = pd.read_parquet(ship.FILE)
     assert set(table.run) == set(shipped.run) | set(RUNS)

@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import math
+from math import comb
 
 import numpy as np
 
-from analysis.exploration import expected
 from analysis.walkthrough.game import STEP
 from ovmse.method.algorithms import EXPLORATIONS
 from ovmse.method.schedules import linear_decay
+
+
+def binomial(k: int, living: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """Chance that exactly `k` of `living` agents explore, each by itself with `chance`."""
+    ways = np.array([comb(n, k) for n in range(int(living.max(initial=0)) + 1)], float)
+    return ways[living] * chance**k * (1 - chance) ** np.maximum(living - k, 0)
+
+
+def expected(exploration: str, epsilon: np.ndarray, living: np.ndarray, agents: int) -> np.ndarray:
+    """Chances of ``0..N`` explorers at each step, ``[steps, N + 1]``, where so many agents live.
+
+    ε-greedy: the binomial of the living at ε. Sequential, decentralised: at ε/N. Centralised: one
+    with probability ε·n/N (a dead one drawn means nobody), never more.
+    """
+    living, epsilon = np.asarray(living), np.broadcast_to(epsilon, np.shape(living))
+    if exploration == "sequential_centralised":
+        out = np.zeros((len(living), agents + 1))
+        out[:, 1] = epsilon * living / agents
+        out[:, 0] = 1 - out[:, 1]
+        return out
+    chance = epsilon / (agents if exploration == "sequential_decentralised" else 1)
+    return np.stack([binomial(k, living, chance) for k in range(agents + 1)], 1)
 
 
 def explorers(exploration: str, epsilon: float, agents: int) -> np.ndarray:

@@ -7,12 +7,16 @@ import itertools
 import json
 import math
 import re
+import subprocess
+import sys
 from functools import cache
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import vl_convert
+from conftest import ROOT
 
 from analysis.answers import unlearned, walked
 from analysis.charts import walkthrough as charts
@@ -73,6 +77,15 @@ def test_the_true_values_are_those_of_backward_induction() -> None:
     v = horizon(60)
     for s, (i, j) in itertools.product(LEDGES, PAIRS):
         assert game().best[s, i, j] == pytest.approx(worth(v, s, i, j), abs=1e-12)
+
+
+def test_it_starts_without_torch() -> None:
+    """The first charts of 00_walkthrough, before a class, need none: two seconds of waiting."""
+    [cell] = [c.source for c in nbformat.read(ROOT / "notebooks/00_walkthrough.ipynb", 4).cells
+              if "from analysis.walkthrough import" in c.source]  # fmt: skip
+    lines = [line for line in cell.splitlines() if line.startswith(("import ", "from "))]
+    code = "\n".join([*lines, "import sys", "assert 'torch' not in sys.modules"])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_what_greedy_teams_earn() -> None:
