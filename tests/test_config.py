@@ -25,7 +25,7 @@ BAD = [
     ("seed", -1, "greater than or equal to 0"),
     ("seed", True, "a number from 0 to below 2,147,483,648"),
     ("gamma", False, "a number from 0 to 1"),
-    ("cql_anneal", True, "a number from 1"),  # whose default is none
+    ("cql_anneal", True, "a number"),  # whose default is none
     ("seed", 2**31, "less than 2147483648"),
     ("seed", "five", "a valid integer"),
     ("seed", 1.5, "a valid integer"),
