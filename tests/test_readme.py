@@ -281,16 +281,18 @@ def test_mixing_ratios(every: pd.DataFrame) -> None:
 
 def test_the_map_of_noise(every: pd.DataFrame) -> None:
     noise = results.only(every, "noise")
-    assert noise.seed.nunique() == 1 and set(noise.task) == {"2s3z"}
+    assert set(noise.task) == {"2s3z"}
+    seeds = {2: "two seeds", 3: "three seeds"}[noise.seed.nunique()]
+    said(f"(the map of noise: 2s3z medium, 100,000 steps, {seeds}, in [its card]")
     assert set(noise[noise.algorithm.isin(["se", "ovmse"])].exploration) == {CENTRALISED}
-    plain, held = noise[noise.online_cql.eq(False)], noise[noise.online_cql.eq(True)]
-    few = 100 * plain[plain.explorers <= 0.5]["mean"]
-    low = 100 * held[held.explorers <= 0.5]["mean"]
-    said(f"have a mean win rate of {few.min():.0f} to {few.max():.0f} %")
+    medians = noise.groupby(["name", "explorers", "online_cql"])["mean"].median().reset_index()
+    medians = medians[medians.explorers <= 0.5].assign(mean=lambda rows: 100 * rows["mean"])
+    few, low = (medians[medians.online_cql == term]["mean"] for term in (False, True))
+    said(f"have a mean win rate (median) of {few.min():.0f} to {few.max():.0f} %, whichever it is")
     said(f"MACQL and OVMSE with the term {low.min():.0f} to {low.max():.0f}. With")
-    all_five = (100 * noise[noise.explorers == 5].set_index("name")["mean"]).round()
-    alone, memory = all_five["Switch CQL"], all_five["OVM without CQL"]
-    said(
-        f"Switch CQL has {alone:.0f} % and OVM {memory:.0f}, MACQL {all_five['MACQL']:.0f}. Whether"
+    five = noise[noise.explorers == 5]
+    alone, memory, held = (
+        span(five, name, "mean") for name in ("Switch CQL", "OVM without CQL", "MACQL")
     )
+    said(f"Switch CQL has {alone} % and OVM {memory}, MACQL {held}. Whether")
     assert "cannot be told to fall on one curve" in verdicts.one_curve(every)
