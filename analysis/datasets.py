@@ -249,10 +249,7 @@ def answer(looked: Sequence[Looked], policy: Sequence[Episode]) -> str:
     if not policy:
         return f"{said} no pre-trained policy of {looked[0].name} ships to compare it with."
     word, ours, theirs = regime(looked[0], policy)
-    return (
-        f"{said} whether the pre-trained policy is better or worse {word}: it returns {ours:.1f} "
-        f"where {looked[0].name} returns {theirs:.1f}."
-        if word == "cannot be told"
-        else f"{said} the pre-trained policy is {word}: it returns {ours:.1f} where "
-        f"{looked[0].name} returns {theirs:.1f}."
-    )
+    found = f"the pre-trained policy is {word}"
+    if word == "cannot be told":
+        found = f"whether the pre-trained policy is better or worse {word}"
+    return f"{said} {found}: it returns {ours:.1f} where {looked[0].name} returns {theirs:.1f}."

@@ -217,16 +217,8 @@ def runs(lines: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*columns, "explorers", "first_return", "last_return"])
 
 
-SETTING = [
-    "preset",
-    "backend",
-    "exploration",
-    "online_cql",
-    "mixing_ratio",
-    "online_steps",
-    "long_test_battles",
-    *TUNED,
-]
+SETTING = ["preset", "backend", "exploration", "online_cql", "mixing_ratio", "online_steps",
+           "long_test_battles", *TUNED]  # fmt: skip
 
 
 def n_agents(task: str) -> int:

@@ -72,7 +72,8 @@ def make_ladder(
     """Trains QMIX from scratch, measures its rungs, and puts them in ``folder``.
 
     The training lies in ``work_dir`` and resumes there. ``folder`` gets one safetensors file a
-    rung and ``ladder.json``, which is written last. Raises UserError for a task without a recipe.
+    rung and ``ladder.json``, which is written last. Raises UserError for a task without a recipe,
+    and what ``train`` raises.
     """
     config = ladder_config(task, seed, backend)
     folder, work_dir = Path(folder), Path(work_dir)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two spinning pools slow each other
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -22,6 +24,14 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_ENVS = 8
+
+
+def chart_tables(chart: Any) -> list[pd.DataFrame]:
+    """Every table that a chart holds."""
+    from analysis.charts.show import VEGALITE, mimebundle
+
+    texts = mimebundle(chart)[VEGALITE]["datasets"].values()
+    return [pd.read_csv(io.StringIO(text)) for text in texts]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

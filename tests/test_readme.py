@@ -67,14 +67,18 @@ def test_how_many_runs_are_made(every: pd.DataFrame) -> None:
     said(f"Of {plan.planned.sum():,} planned runs {plan.there.sum()} are made")
 
 
+def on_2s3z(table: pd.DataFrame) -> pd.DataFrame:
+    """The comparisons of 2s3z medium with `told`: -1 or +1, the sign of what a test tells, or 0.
+    Elsewhere none tells anything."""
+    here = (table.task == "2s3z") & (table.dataset == "medium")
+    assert (table.holm[~here] >= verdicts.TOLD).all()
+    return table[here].assign(told=np.sign(table["mean"]) * (table.holm < verdicts.TOLD))
+
+
 def rivals_of(every: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Their paired differences from OVMSE on 2s3z medium, by name, with `told`: -1 below it, +1
-    above it, 0 not told."""
+    """Paired differences of rivals from OVMSE on 2s3z medium, by name."""
     table = results.differences(results.only(every, *results.COMPARED), measure)
-    elsewhere = (table.task != "2s3z") | (table.dataset != "medium")
-    assert (table.holm[elsewhere] >= verdicts.TOLD).all()  # no test tells anything there
-    table = table[~elsewhere].set_index("name")
-    return table.assign(told=np.sign(table["mean"]) * (table.holm < verdicts.TOLD))
+    return on_2s3z(table).set_index("name")
 
 
 def test_who_keeps_what_on_2s3z(every: pd.DataFrame) -> None:
@@ -166,15 +170,12 @@ def test_what_a_test_tells(every: pd.DataFrame) -> None:
     seeds = whole(every, "2s3z", "medium").seed.nunique()
     said(f"on the {seeds} seeds that every line of 2s3z has:")
     said(f"*Told* is what {seeds} paired seeds tell from luck: a sign-flip p below {verdicts.TOLD}")
-    parts = results.effects(results.only(every, *results.COMPARED))
-    elsewhere = (parts.task != "2s3z") | (parts.dataset != "medium")
-    assert (parts.holm[elsewhere] >= verdicts.TOLD).all()
-    rivals, parts = rivals_of(every, "mean"), parts[~elsewhere]
+    rivals = rivals_of(every, "mean")
+    parts = on_2s3z(results.effects(results.only(every, *results.COMPARED)))
     said(f"over the {len(rivals)} rivals or over the {len(parts)} effects of parts.")
     above, below, alike = (all_of(rivals.index[rivals.told == told]) for told in (-1, 1, 0))
     said(f"OVMSE is told above {above}; below {below}; not from {alike}.")
-    parts = parts.assign(sign=np.sign(parts["mean"]) * (parts.holm < verdicts.TOLD))
-    signs = {part: mine.set_index("beside").sign.to_dict() for part, mine in parts.groupby("part")}
+    signs = {part: mine.set_index("beside").told.to_dict() for part, mine in parts.groupby("part")}
     said(
         "SE is told to raise it whatever stands beside it, the memory beside all but both other "
         "parts; the conservative term lowers it beside SE, with the memory or without."
@@ -184,14 +185,12 @@ def test_what_a_test_tells(every: pd.DataFrame) -> None:
     assert signs["CQL"] == {"nothing": 0, "memory": 0, "SE": -1, "memory and SE": -1}
     # beside both others a part is OVMSE less one of its rivals
     own = parts[~parts.beside.str.contains(" and ")]
-    together = holm([*rivals.p, *own.p])[len(rivals) :]
+    among, beside = np.split(holm([*rivals.p, *own.p]), [len(rivals)])
     said(f"Were all {len(rivals) + len(own)} comparisons one family, the memory beside nothing")
-    lost = own[(own.sign != 0) & (together >= verdicts.TOLD)]
+    lost = own[(own.told != 0) & (beside >= verdicts.TOLD)]
     assert lost[["part", "beside"]].values.tolist() == [["memory", "nothing"], ["CQL", "SE"]]
-    said(f"would have p {together[(own.sign != 0).to_numpy()].max():.3f}.)")
-    assert (holm([*rivals.p, *own.p])[: len(rivals)] < verdicts.TOLD).tolist() == [
-        told != 0 for told in rivals.told
-    ]
+    said(f"would have p {beside[own.told != 0].max():.3f}.)")
+    assert ((among < verdicts.TOLD) == (rivals.told != 0)).all()
 
 
 def test_what_luck_alone_shows_is_what_04_says() -> None:
@@ -220,7 +219,7 @@ def test_what_ovmse_keeps_elsewhere(every: pd.DataFrame) -> None:
     ours = pd.concat([hydras, stalkers]).query("name == 'OVMSE'")
     assert (1 - ours.lowest / ours.start).between(0.48, 0.75).all()
     said(
-        f"Elsewhere OVMSE loses half to three quarters: "
+        "Elsewhere OVMSE loses half to three quarters: "
         f"lowest {span(hydras, 'OVMSE', 'lowest')} % of {span(hydras, 'OVMSE', 'start')} on "
         f"6h_vs_8z, {span(stalkers, 'OVMSE', 'lowest')} of {span(stalkers, 'OVMSE', 'start')} on "
         "3s5z"
@@ -282,8 +281,8 @@ def test_mixing_ratios(every: pd.DataFrame) -> None:
 def test_the_map_of_noise(every: pd.DataFrame) -> None:
     noise = results.only(every, "noise")
     assert set(noise.task) == {"2s3z"}
-    seeds = {2: "two seeds", 3: "three seeds"}[noise.seed.nunique()]
-    said(f"(the map of noise: 2s3z medium, 100,000 steps, {seeds}, in [its card]")
+    assert noise.seed.nunique() == 3
+    said("(the map of noise: 2s3z medium, 100,000 steps, three seeds, in [its card]")
     assert set(noise[noise.algorithm.isin(["se", "ovmse"])].exploration) == {CENTRALISED}
     medians = noise.groupby(["name", "explorers", "online_cql"])["mean"].median().reset_index()
     medians = medians[medians.explorers <= 0.5].assign(mean=lambda rows: 100 * rows["mean"])

@@ -148,10 +148,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _datasets(until: float) -> Iterator[Finding]:
-    from ovmse.datasets.dataset import dataset_files, is_vault
-
-    def size_of(path: Path) -> int:
-        return sum(file.stat().st_size for file in dataset_files(path))
+    from ovmse.datasets.dataset import dataset_size, is_vault
 
     files = sorted(DATA_DIR.glob("*.h5")) + sorted(DATA_DIR.glob("*/*.h5"))
     if not files:
@@ -162,10 +159,10 @@ def _datasets(until: float) -> Iterator[Finding]:
     for path in set(files) - set(there):  # a link to a disk that is not there, say
         todo = "bring its disk back, or remove the name"
         yield Finding(str(path.relative_to(DATA_DIR)), WRONG, "is no file", todo)
-    for path in sorted(there, key=size_of):
+    for path in sorted(there, key=dataset_size):
         card = path.with_suffix(".md")
         said = card.read_text(errors="replace") if card.is_file() else ""
-        size = f"{size_of(path) / 1e6:.1f} MB"
+        size = f"{dataset_size(path) / 1e6:.1f} MB"
         name = str(path.relative_to(DATA_DIR))
         if "SHA-256" not in said:
             yield Finding(name, NOTE, f"{size}, no card", f"ovmse data card {path}")

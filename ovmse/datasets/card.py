@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ovmse.datasets.dataset import Dataset, data_folder, dataset_files
+from ovmse.datasets.dataset import Dataset, data_folder, dataset_size
 from ovmse.runs.files import markdown_table, replacing
 
 MEANINGS = {
@@ -67,7 +67,7 @@ def dataset_statistics(dataset: Dataset) -> dict[str, Any]:
         "length_mean": dataset.transitions / len(episodes),
         "truncated": sum(not e.terminated for e in episodes) / len(episodes),
         "win_rate": sum(known) / len(known) if len(known) == len(episodes) else None,
-        "bytes": sum(file.stat().st_size for file in dataset_files(dataset.path)),
+        "bytes": dataset_size(dataset.path),
         "sha256": dataset.checksum,
     }
 

@@ -123,6 +123,11 @@ def dataset_files(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
 
 
+def dataset_size(path: Path) -> int:
+    """Bytes of a dataset, one file or a vault."""
+    return sum(file.stat().st_size for file in dataset_files(path))
+
+
 def file_checksum(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal, or of a vault's files in order; raises DatasetError if it
     cannot be read."""

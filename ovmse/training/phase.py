@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ovmse.config import Config
-from ovmse.datasets.dataset import Dataset, dataset_files, dataset_path
+from ovmse.datasets.dataset import Dataset, dataset_path, dataset_size
 from ovmse.datasets.hdf5 import load_dataset
 from ovmse.envs.base import EnvSpec, VectorEnv
 from ovmse.episodes import Episode, EpisodeBatch
@@ -157,7 +157,7 @@ def open_dataset(c: Config, spec: EnvSpec, per_batch: int) -> Dataset:
 def reading(c: Config) -> str:
     """A note before a dataset whose reading takes a while; "" before a small one."""
     path = dataset_path(c.task, c.dataset, c.backend)
-    size = sum(file.stat().st_size for file in dataset_files(path)) / 1e6
+    size = dataset_size(path) / 1e6
     return f"Reading {path.name} ({size:,.0f} MB) ..." if size > LARGE else ""
 
 

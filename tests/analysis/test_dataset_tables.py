@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import altair as alt
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import chart_tables
 
 from analysis import datasets as tables
 from analysis.charts import datasets as charts
-from analysis.charts.show import VEGALITE, mimebundle
+from analysis.charts.show import mimebundle
 from ovmse.datasets import write_dataset
 from ovmse.envs import make_env
 from ovmse.envs.base import EnvSpec
@@ -166,25 +165,18 @@ def test_nothing_that_ships_is_compared_with_a_file_of_starcraft(
         tables.look(["6h_vs_8z_medium"], backend="smac")
 
 
-def _held(chart: alt.TopLevelMixin) -> pd.DataFrame:
-    """The rows of a chart, of all its panels."""
-    texts = mimebundle(chart)[VEGALITE]["datasets"].values()
-    return pd.concat([pd.read_csv(io.StringIO(text)) for text in texts])
-
-
 def test_the_charts_hold_every_battle(looked: list[tables.Looked]) -> None:
     table = tables.returns(looked)
     for measure in ("return", "length"):
-        held = _held(charts.histograms(table, measure, "x", "y"))
+        held = pd.concat(chart_tables(charts.histograms(table, measure, "x", "y")))
         assert held.battles.sum() == len(table) == 120
     # lengths that no step divides: the longest are those that the time limit cut
     lengths = np.repeat([19, 60, 101], [10, 80, 10])
     long = pd.DataFrame({"dataset": "x", "length": lengths, "end": "lost"})
     long.loc[long.length == 101, "end"] = "cut"
     for greatest in range(60, 240):
-        held = _held(
-            charts.histograms(long.replace({"length": {101: greatest}}), "length", "x", "y")
-        )
+        some = long.replace({"length": {101: greatest}})
+        held = pd.concat(chart_tables(charts.histograms(some, "length", "x", "y")))
         assert held.groupby("end").battles.sum().to_dict() == {"lost": 90, "cut": 10}
     mimebundle(charts.action_use(tables.action_use(looked)))
     mimebundle(charts.outside(tables.outside(looked[0], looked[1].data.episodes)))

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, chart_tables
 from exploring import climb_run
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -314,8 +314,7 @@ def test_sentences_and_thirds_by_hand() -> None:
     assert "falls by 2.00 where one agent" in distance.who_tells_apart(gaps)
     for first, starts in ((2.0, {"start of all"}), (3.0, {"start of OVMSE", "start of SE"})):
         gaps.loc[gaps.index[4], "gap_1"] = first
-        texts = mimebundle(charts.distances(gaps))[VEGALITE]["datasets"].values()
-        rows = pd.concat([pd.read_csv(io.StringIO(text)) for text in texts])
+        rows = pd.concat(chart_tables(charts.distances(gaps)))
         assert set(rows.name[rows.when == "start"]) == starts
     assert "falls by 2.00 (OVMSE); 3.00 (SE) where one agent" in distance.who_tells_apart(gaps)
     assert parts.what_moved(table) == (

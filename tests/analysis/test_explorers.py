@@ -20,7 +20,6 @@ from analysis.exploration import (
     coarse_states,
     density,
     distinct,
-    expected,
     how_many,
     joint_actions,
     living,
@@ -30,6 +29,7 @@ from analysis.exploration import (
     who_explored,
     windows,
 )
+from analysis.walkthrough.chances import expected
 from ovmse.envs.base import Units
 from ovmse.method.algorithms import EXPLORATIONS
 from ovmse.method.exploration import choose_actions

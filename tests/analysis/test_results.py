@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, chart_tables
 from made_up_results import configs, write
 from PIL import Image
 from scipy import stats
@@ -254,8 +254,7 @@ def test_charts_are_narrow_and_draw(lines: pd.DataFrame, found: pd.DataFrame) ->
 
 def columns(chart: Any, has: str) -> pd.DataFrame:
     """The data of a chart that hold a column of this name."""
-    texts = mimebundle(chart)[VEGALITE]["datasets"].values()
-    return next(t for text in texts if has in (t := pd.read_csv(io.StringIO(text))).columns)
+    return next(table for table in chart_tables(chart) if has in table)
 
 
 def test_bold_is_the_median_and_a_rule_its_interval_in_points(

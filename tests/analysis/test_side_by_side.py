@@ -22,6 +22,7 @@ from analysis.notebook import run_given, runs_given, whole
 from analysis.snapshots import Snapshots
 from analysis.statistics import wilson
 from analysis.tables import EXPLORATION, readable
+from analysis.walkthrough.chances import expected
 from ovmse.errors import UserError
 from ovmse.runs.reading import read_metrics
 
@@ -38,7 +39,7 @@ def test_the_ways_have_the_same_epsilon_or_the_same_number() -> None:
     assert len(ways) == 7
     for number, exploration_, epsilon in ways:
         alive = np.array([5])
-        chances = exploration.expected(exploration_, np.array([epsilon]), alive, 5)[0]
+        chances = expected(exploration_, np.array([epsilon]), alive, 5)[0]
         assert chances @ np.arange(6) == pytest.approx(float(number))
     assert [e for _, _, e in ways].count(0.1) == 3  # the three ways at one epsilon
     assert max(e for _, _, e in side_by_side.ways(1 / 3, 3)) == 1

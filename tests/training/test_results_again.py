@@ -44,12 +44,10 @@ def test_a_small_grid_made_anew_is_what_ships(tmp_path: Path) -> None:
     here, there = (t[VERSIONS].iloc[0].str.split("+").str[0] for t in (made, ships))
     if (here != there).any() or platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip(f"made on x86-64 with {dict(there)}: here {platform.machine()}, {dict(here)}")
-    apart = {"run", "code", "processor", *MEASURES}
-    same = [name for name in ships if name not in {*apart, *VERSIONS}]
+    apart = {"run", "code", "processor", *VERSIONS, *MEASURES}
+    same = [name for name in ships if name not in apart]
     pd.testing.assert_frame_equal(made[same], ships[same], check_dtype=False)
+    exact, battle = processor() in SAME, 1 / ships.test_battles.max()
     for name in set(MEASURES) - {"wall_s"}:
-        battle = 1 / ships.test_battles.max() if name == "test_win_rate" else 1e-5
-        near = (
-            {"rtol": 1e-4, "atol": 1e-5} if processor() in SAME else {"rtol": 0.1, "atol": battle}
-        )
-        np.testing.assert_allclose(made[name], ships[name], **near, err_msg=name)
+        rtol, atol = (1e-4, 1e-5) if exact else (0.1, battle if name == "test_win_rate" else 1e-5)
+        np.testing.assert_allclose(made[name], ships[name], rtol, atol, err_msg=name)
