@@ -268,13 +268,15 @@ def seed_curves(lines: pd.DataFrame, measure: str = "test_win_rate") -> pd.DataF
 
 
 def ranges(found: pd.DataFrame, measures: Sequence[str], by: Sequence[str] = ()) -> pd.DataFrame:
-    """Median, least and greatest seed (`x`, `x_min`, `x_max`) of each measure, and `seeds`."""
+    """Median, least and greatest seed (`x`, `x_min`, `x_max`) of each measure, of how many it is
+    known (`x_known`; some never get there), and `seeds`."""
     keys = [*QUESTION, *LINE, *by]
     groups = found.groupby(keys, sort=False, dropna=False)
     out = {"seeds": groups.seed.nunique()}
     for name in measures:
         values = groups[name]
         out |= {name: values.median(), f"{name}_min": values.min(), f"{name}_max": values.max()}
+        out[f"{name}_known"] = values.count()
     return pd.DataFrame(out).reset_index()
 
 
@@ -337,6 +339,8 @@ def family(pairs: dict[tuple, tuple[dict, dict]], about: list[str]) -> pd.DataFr
     for key, (a, b) in pairs.items():
         if set(a) & set(b):
             pair = statistics.paired(a, b)
+            # Shares differ by 1 at most: a wider interval, as of two seeds, says no more.
+            pair = pair._replace(low=max(pair.low, -1.0), high=min(pair.high, 1.0))
             row = dict(zip([*QUESTION, *about], key)) | pair._asdict()
             rows.append(row | {"seeds": len(pair.differences), "each": pair.differences})
     table = pd.DataFrame(rows, columns=[*QUESTION, *about, *TESTED])

@@ -471,8 +471,9 @@ def readable(table: pd.DataFrame, known: Columns = READABLE) -> pd.DataFrame:
     """The columns of `table` as text for readers: names as in the charts, per cent, separators.
 
     A value stands with the least and the greatest seed, from columns `x_min` and `x_max`, where
-    these differ. A value that is missing is a dash; a column that has none is left out, and so is
-    one without an entry in `known`.
+    these differ, and with how many of the `seeds` it is of, from `x_known`, where some have none. A
+    value that is missing is a dash; a column that has none is left out, and so is one without an
+    entry in `known`.
     """
     out = {}
     for column, (name, text) in known.items():
@@ -480,9 +481,11 @@ def readable(table: pd.DataFrame, known: Columns = READABLE) -> pd.DataFrame:
             continue
         low, high = (table.get(f"{column}_{end}", table[column]) for end in ("min", "max"))
         values = zip(table[column], low, high, strict=True)
-        out[name] = [
-            "–" if pd.isna(v) else _ranged(text(v), text(a), text(b)) for v, a, b in values
-        ]
+        cells = ["–" if pd.isna(v) else _ranged(text(v), text(a), text(b)) for v, a, b in values]
+        if f"{column}_known" in table:
+            of = zip(cells, table[f"{column}_known"], table.seeds)
+            cells = [f"{cell}, {n} of {all}" if 0 < n < all else cell for cell, n, all in of]
+        out[name] = cells
     return pd.DataFrame(out)
 
 

@@ -14,7 +14,7 @@ from analysis import results
 from analysis.answers import seeds_each, tell
 from analysis.charts.show import show, show_table
 from analysis.results import LINE, QUESTION
-from analysis.statistics import holm, paired
+from analysis.statistics import holm, paired, wilson
 from analysis.tables import DIFFERENCES, RESULTS, per_cent
 from ovmse.config import Config
 from ovmse.runs.code import learning_code_key
@@ -99,6 +99,25 @@ def who_wins(found: pd.DataFrame) -> str:
             "stand the paper's own numbers, and the commands that make ours."
         )
     return _ranked(found)
+
+
+def one_seed(found: pd.DataFrame) -> None:
+    """Tells of lines that have one seed what the luck of its last battles leaves open (Wilson's
+    intervals), map by map."""
+    said = []
+    for key, rows in found.groupby(QUESTION, sort=False):
+        rows = rows[rows.groupby("name").seed.transform("nunique") == 1]
+        low, high = wilson(rows.end.to_numpy(), rows.long_test_battles.to_numpy())
+        each = [
+            f"{name} {per_cent(end)} ({per_cent(a)} to {per_cent(b)})"
+            for name, end, a, b in zip(rows.name, rows.end, low, high, strict=True)
+        ]
+        said += [f"{key[1]} {key[2]}: {', '.join(each)}"] * bool(each)
+    if said:
+        tell(
+            "**One seed has no range**, only the luck of its last battles (Wilson's 95 % "
+            f"interval): it says nothing of what another seed would change. {'; '.join(said)}."
+        )
 
 
 def tuned(found: pd.DataFrame) -> None:
@@ -198,7 +217,8 @@ def pooled_of(scores: dict[str, np.ndarray]) -> str:
     seeds, questions = next(iter(scores.values())).shape
     few = seeds < FEW
     return f"{seeds} seeds of each of {questions} maps and datasets." + (
-        " Drawn anew from so few seeds, the intervals are too narrow: read them as leads." * few
+        " Drawn anew from so few seeds, the intervals are too narrow, where none stands even of no "
+        "width: read them as leads." * few
     )
 
 

@@ -51,9 +51,12 @@ def all_of(names: Iterable[str]) -> str:
 
 
 def lowest_by_luck(chance: float) -> float:
-    """The lowest of 30 tests of 64 battles each, expected of a team that wins with this chance."""
-    wins = np.arange(1, 65)  # at least so many in all of the tests
-    return (stats.binom.sf(wins - 1, 64, chance) ** 30).sum() / 64
+    """The lowest of 29 tests of 64 battles and two of 640 of a team that wins with this chance: the
+    share of battles that it is as often above as below."""
+    share = np.arange(641) / 640
+    above = stats.binom.sf(np.ceil(64 * share) - 1, 64, chance) ** 29
+    above *= stats.binom.sf(np.arange(641) - 1, 640, chance) ** 2
+    return share[above >= 0.5].max()
 
 
 def test_the_table_is_the_cards() -> None:
@@ -94,6 +97,14 @@ def test_who_keeps_what_on_2s3z(every: pd.DataFrame) -> None:
     )
     alike = lowest.index.isin(["MACQL with SE", "MACal-QL with SE"])
     assert (lowest.told[~alike] == -1).all() and (lowest.told[alike] == 0).all()
+    tests = results.only(results.results_given(""), "paper_setting").query("name == 'OVMSE'")
+    tests = tests[(tests.task == "2s3z") & (tests.dataset == "medium")]
+    tests = tests.pivot(index="seed", columns="env_steps", values="test_win_rate")
+    first = 100 * (tests[tests.columns[tests.columns >= 10_000].min()] - tests[0])
+    said(
+        f"after 10,000 steps OVMSE is {-first.mean():.1f} points below its start "
+        f"({count(first < 0)} seeds, p {sign_flip(first):.3f})."
+    )
     own = lowest[(lowest.variant == "") & (lowest["mean"] < 0)]
     assert len(own) == 8 and "of the nine algorithms as they are OVMSE falls least" in WORDS
 
@@ -159,11 +170,11 @@ def test_what_each_part_adds(every: pd.DataFrame) -> None:
 
 
 def test_what_luck_alone_would_show(every: pd.DataFrame) -> None:
-    for task, dataset, start in (("2s3z", "medium", 66), ("2s3z", "medium_replay", 58)):
+    for task, dataset, start in (("2s3z", "medium", 68), ("2s3z", "medium_replay", 58)):
         lowest = 100 * lowest_by_luck(start / 100)
         said(f"a team that stays at {start} % would show {lowest:.0f} % as its lowest test")
         rows = whole(every, task, dataset)
-        assert rows[rows.name == "OVMSE"].start.min() == pytest.approx(start / 100, abs=0.02)
+        assert rows[rows.name == "OVMSE"].start.median() == pytest.approx(start / 100, abs=0.01)
 
 
 def test_what_a_test_tells(every: pd.DataFrame) -> None:
@@ -172,7 +183,7 @@ def test_what_a_test_tells(every: pd.DataFrame) -> None:
     said(f"*Told* is what {seeds} paired seeds tell from luck: a sign-flip p below {verdicts.TOLD}")
     rivals = rivals_of(every, "mean")
     parts = on_2s3z(results.effects(results.only(every, *results.COMPARED)))
-    said(f"over the {len(rivals)} rivals or over the {len(parts)} effects of parts.")
+    said(f"over the {len(rivals)} rivals or over the {len(parts)} effects of parts, each measure")
     above, below, alike = (all_of(rivals.index[rivals.told == told]) for told in (-1, 1, 0))
     said(f"OVMSE is told above {above}; below {below}; not from {alike}.")
     signs = {part: mine.set_index("beside").told.to_dict() for part, mine in parts.groupby("part")}
@@ -186,24 +197,36 @@ def test_what_a_test_tells(every: pd.DataFrame) -> None:
     # beside both others a part is OVMSE less one of its rivals
     own = parts[~parts.beside.str.contains(" and ")]
     among, beside = np.split(holm([*rivals.p, *own.p]), [len(rivals)])
-    said(f"Were all {len(rivals) + len(own)} comparisons one family, the memory beside nothing")
+    said(f"Were these {len(rivals) + len(own)} comparisons one, the memory beside nothing and")
     lost = own[(own.told != 0) & (beside >= verdicts.TOLD)]
     assert lost[["part", "beside"]].values.tolist() == [["memory", "nothing"], ["CQL", "SE"]]
-    said(f"would have p {beside[own.told != 0].max():.3f}.)")
+    said(f"would have p {beside[own.told != 0].max():.3f}; were")
     assert ((among < verdicts.TOLD) == (rivals.told != 0)).all()
+    three = [rivals_of(every, measure).p for measure in ("mean", "lowest", "end")]
+    least = holm(np.concatenate(three)).min()
+    said(f"were the {3 * len(rivals)} of mean, lowest and end with rivals one, none would be told")
+    assert least > verdicts.TOLD
+    said(f"(the least p {least:.3f}).")
 
 
 def test_what_luck_alone_shows_is_what_04_says() -> None:
-    """Of 30 tests of 64 battles each that a team wins with a chance that never changes."""
-    lowest = lowest_by_luck(0.66)
-    once = 1 - stats.binom.cdf(np.ceil(0.8 * 64) - 1, 64, 0.69) ** 30
+    """Of the tests of a team that wins with a chance that never changes; and Holm's of least p."""
+    lowest = lowest_by_luck(0.68)
+    once = 1 - stats.binom.cdf(np.ceil(0.8 * 64) - 1, 64, 0.69) ** 29
     prose = " ".join(
         " ".join(cell.source.split())
         for cell in nbformat.read(ROOT / "notebooks/04_results.ipynb", 4).cells
     )
-    assert f"always won 66 % would show {100 * lowest:.0f} % as the lowest of 30 tests" in prose
-    assert f"always wins 66 % would be {100 * lowest / 0.66:.0f} %" in prose
-    assert f"a test at 80 % among 30 with a chance of {100 * once:.0f} %" in prose
+    assert f"always won 68 % would show {100 * lowest:.0f} % as the lowest of its tests" in prose
+    assert f"always wins 68 % would be {100 * lowest / 0.68:.0f} %" in prose
+    assert f"a test at 80 % among 29 with a chance of {100 * once:.0f} %" in prose
+    least = [2 / 2**6, 5 * 2 / 2**6, 2 / 2**10, 13 * 2 / 2**10, 3 * 13 * 2 / 2**10]
+    assert (
+        "With six pairs the least p is {:.3f}, and {:.3f} after Holm for five rivals".format(*least)
+        in prose
+    )
+    assert "With ten it is {:.3f}, and {:.3f} for 13 rivals".format(*least[2:]) in prose
+    assert f"one family of 39, it would be {least[-1]:.3f}, and nothing told" in prose
 
 
 def test_the_walkthrough_says_so_of_the_median_of_all_seeds(every: pd.DataFrame) -> None:
@@ -219,7 +242,7 @@ def test_what_ovmse_keeps_elsewhere(every: pd.DataFrame) -> None:
     ours = pd.concat([hydras, stalkers]).query("name == 'OVMSE'")
     assert (1 - ours.lowest / ours.start).between(0.48, 0.75).all()
     said(
-        "Elsewhere OVMSE loses half to three quarters: "
+        "On two other maps it loses half to three quarters: "
         f"lowest {span(hydras, 'OVMSE', 'lowest')} % of {span(hydras, 'OVMSE', 'start')} on "
         f"6h_vs_8z, {span(stalkers, 'OVMSE', 'lowest')} of {span(stalkers, 'OVMSE', 'start')} on "
         "3s5z"
@@ -243,10 +266,13 @@ def test_2s3z_medium_replay(every: pd.DataFrame) -> None:
     rows = whole(every, "2s3z", "medium_replay")
     assert rows.seed.nunique() == 2 and rows.name.nunique() == 6
     both = rows.replace({"name": {"MACal-QL": "MACQL"}})
+    switch = rows[rows.name == "Switch CQL"].sort_values("lowest")
+    [fell, kept] = switch.itertuples()
+    assert kept.lowest == kept.start
     said(
-        f"falls to {span(rows, 'Switch CQL', 'lowest')} from {span(rows, 'Switch CQL', 'start')} "
-        f"and ends highest, at {span(rows, 'Switch CQL')}. Of those that learned from data OVMSE "
-        f"ends lowest, at {span(rows, 'OVMSE')}. MACQL and MACal-QL fall to "
+        f"falls to {100 * fell.lowest:.0f} of {100 * fell.start:.0f} on one seed, on the other not "
+        f"at all, and ends highest, at {span(rows, 'Switch CQL')}. Of those that learned from data "
+        f"OVMSE ends lowest, at {span(rows, 'OVMSE')}. MACQL and MACal-QL fall to "
         f"{span(both, 'MACQL', 'lowest')} though all explore at once, OVMSE to "
         f"{span(rows, 'OVMSE', 'lowest')}, SE to {span(rows, 'SE', 'lowest')}."
     )

@@ -89,7 +89,10 @@ def card(item: str, table: pd.DataFrame, found: pd.DataFrame) -> str:
         words = readable(lines[["task", "dataset", "name", *by, "seeds"]], KNOWN)
         for name in MEASURES:
             three = (100 * lines[[name, f"{name}_min", f"{name}_max"]]).to_numpy()
-            words[KNOWN[name][0]] = [f"{m:.0f} % ({a:.0f} to {b:.0f})" for m, a, b in three]
+            words[KNOWN[name][0]] = [
+                f"{m:.0f} %" + f" ({a:.0f} to {b:.0f})" * (seeds > 1)
+                for (m, a, b), seeds in zip(three, lines.seeds)
+            ]
     plans = [plan for plan in results.PLANNED if plan.item == item]
     grid = (PROJECT / f"notebooks/grids/results/{item}.yaml").read_text().split("notebook:")[0]
     return CARD.format(

@@ -135,7 +135,29 @@ def test_differences_are_of_pairs_and_adjusted_within_a_question(found: pd.DataF
         for row in part.itertuples():
             other = rows[rows.name == row.name].set_index("seed")["mean"]
             own = stats.ttest_rel(other.loc[full.index], full).confidence_interval()
-            assert (row.low, row.high) == pytest.approx((own.low, own.high))
+            assert (row.low, row.high) == pytest.approx((max(own.low, -1), min(own.high, 1)))
+    few = by_hand(LINES, range(2)).assign(mean=lambda rows: rows["mean"] * (rows.seed + 0.1))
+    assert results.differences(few).low.min() == -1  # of two pairs, and shares differ by 1 at most
+    assert results.differences(few, of="MACQL").high.max() == 1
+
+
+def test_a_number_is_of_those_who_got_there_and_one_seed_has_its_battles_alone(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    rows = by_hand(LINES, range(3)).assign(to_80=[1e4, np.nan, 2e4, *[np.nan] * 6, *[3e4] * 3])
+    table = results.ranges(rows, ["to_80"]).set_index("name")
+    assert table.to_80_known.to_dict() == {"OVMSE": 2, "SE": 0, "MACQL": 0, "OVM": 3}
+    assert table.to_80["OVMSE"] == 15_000
+    verdicts.one_seed(rows.assign(long_test_battles=640))
+    assert not capsys.readouterr().out
+    mixed = rows[(rows.seed == 0) | (rows.name == "SE")].assign(long_test_battles=640, end=0.65)
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verdicts, "tell", said.append)
+        verdicts.one_seed(mixed)
+    # 416 of 640 by hand: (.65 + 3.84 / 1280) / (1 + 3.84 / 640) = .649, and .037 on either side
+    each = "OVMSE 65 % (61 % to 69 %), MACQL 65 % (61 % to 69 %), OVM 65 % (61 % to 69 %)"
+    assert said[0].endswith(f"would change. 2s3z medium: {each}.")
 
 
 def test_the_eight_ways_to_build_ovmse_give_twelve_effects(found: pd.DataFrame) -> None:
