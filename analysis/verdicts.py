@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import altair as alt
@@ -286,11 +286,11 @@ def start_today(found: pd.DataFrame) -> str:
     said, seeds = [], set()
     by = ["item", *LINE, "epsilon_start", "explorers", "exploration"]
     budget = ["task", "dataset", "online_steps"]
-    for (task, data, steps), mine in rows.groupby(budget, sort=False):
-        tried = mine.epsilon_start.nunique()
-        mine = pd.concat(results.under_way(mine, by) or [mine])
+    tried = rows.groupby(budget).epsilon_start.nunique()
+    for task, data, steps, mine in _alike_in_seeds(rows, by, budget):
+        only_tuned = ", each tuned" if set(mine["item"]) == {results.BEST} else ""
+        where = f"- **{task}, {data}, {steps:,} steps{only_tuned}**: "
         mine = results.shared(mine, by, within=budget)
-        where = f"- **{task}, {data}, {steps:,} steps**: "
         if mine.empty:
             said.append(f"{where}no seed has every line yet, so nothing is advised.")
             continue
@@ -307,7 +307,7 @@ def start_today(found: pd.DataFrame) -> str:
         spread = spread if len(best) > 1 else "one seed"
         spread += ": a lead, no advice" if why else ""
         text = f"{where}{_at(top)}, mean win rate {per_cent(best.median())} ({spread})."
-        if tried == 1:
+        if tried[task, data, steps] == 1:
             text += " No other ε was tried."
         if alike:
             more = f" and {len(alike) - 6} others" if len(alike) > 6 else ""
@@ -328,6 +328,20 @@ def start_today(found: pd.DataFrame) -> str:
         " and other maps, datasets or StarCraft II itself were not played."
     )
     return "\n".join(said)
+
+
+def _alike_in_seeds(
+    rows: pd.DataFrame, by: Sequence[str], budget: Sequence[str]
+) -> Iterator[tuple[str, str, int, pd.DataFrame]]:
+    """What may be compared within each `budget`: its items together where the lines (`by`) of each
+    share the same seeds, and else apart. One that has only begun takes no seeds from the others."""
+    for key, mine in rows.groupby([*budget], sort=False):
+        items: dict[frozenset, list[pd.DataFrame]] = {}
+        for _, part in mine.groupby("item", sort=False):
+            seeds = results.shared(part, by, within=budget).seed
+            items.setdefault(frozenset(seeds), []).append(part)
+        for parts in items.values():
+            yield (*key, pd.concat(parts))
 
 
 def _at(key: tuple) -> str:

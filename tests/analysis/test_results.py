@@ -448,6 +448,23 @@ def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
         "online_steps=1000`."
     )
     assert "least sign-flip p that paired seeds can give is 0.002 with 10; and" in least
+    # what is tuned, of fewer seeds, takes none from the others; of as many it joins them
+    tuned = by_hand({"SE": 0.7, "OVM": 0.4}, range(10)).assign(
+        item="at_its_best", epsilon_start=0.2
+    )
+    begun = verdicts.start_today(
+        pd.concat([by_hand(LINES, range(10)), tuned[tuned.seed < 2]])
+    ).splitlines()
+    assert begun[0] == start.replace(" No other ε was tried.", "")
+    assert begun[1].startswith(
+        "- **2s3z, medium, 1,000 steps, each tuned**: SE, tuned, from ε 0.2 (1 explorer), mean win "
+        "rate 70 % (70 % to 70 %, 2 seeds: a lead, no advice). Not told from it in paired seeds: "
+        "OVM, tuned, from ε 0.2"
+    )
+    assert "can give is 0.002 with 10, 0.5 with 2; and" in begun[3]
+    [whole, *_] = verdicts.start_today(pd.concat([by_hand(LINES, range(10)), tuned])).splitlines()
+    assert "steps**: SE, tuned, from ε 0.2 (1 explorer), mean win rate 72 %" in whole
+    assert "each of the 5 others is lower" in whole
     close = verdicts.start_today(by_hand(LINES | {"OVM": 0.6}, range(10), 2))
     [line] = [line for line in close.splitlines() if line.startswith("- ")]
     top, rest = sorted(("OVM", "SE"), key=lambda name: line.index(name))
@@ -531,10 +548,11 @@ def test_each_at_its_best_stands_beside_the_papers_setting() -> None:
     less = (shown["mean"] - shown.mean_before).round(2)
     assert less.tolist() == [-0.05, 0.05, 0.15, 0.25] and (shown.seeds == 2).all()
     assert (shown.end - shown.end_before).round(2).tolist() == [-0.55, -0.05, -0.05, -0.05]
-    begun = verdicts.start_today(pd.concat([plain, tuned[tuned.seed == 1]]))
-    assert "4 seeds" in begun and "tuned" not in begun  # it takes no seeds from what is further
-    assert "No other ε" not in begun and "No other ε" in verdicts.start_today(plain)
-    [line, *_] = verdicts.start_today(pd.concat([plain, tuned])).splitlines()
+    begun = verdicts.start_today(pd.concat([plain, tuned[tuned.seed == 1]])).splitlines()
+    assert "4 seeds" in begun[0] and "tuned" not in begun[0]  # it takes no seeds from the others
+    assert "each tuned**: Ours, tuned," in begun[1] and "(one seed: a lead, no" in begun[1]
+    assert "No other ε" not in begun[0] and "No other ε" in verdicts.start_today(plain)
+    [_, line, *_] = verdicts.start_today(pd.concat([plain, tuned])).splitlines()
     assert "Ours, tuned, from ε 0.2 (0.2 explorers), mean win rate 91 % (91 % to 91 %, 2" in line
 
 
