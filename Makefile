@@ -14,7 +14,7 @@ help:
 	@echo "make report the whole study as one folder of pages that opens without internet"
 	@echo "make lab    open JupyterLab on the notebooks"
 	@echo "make test   style, types and every test"
-	@echo "make check  the quick loop: style, types and the tests that are not slow, in two minutes"
+	@echo "make check  the quick loop: style, types and the tests that are not slow, in 2 to 3 minutes"
 	@echo "make bench  what an update, the replay, collecting and batches cost"
 	@echo "make setup  only create .venv and install the tested packages"
 	@echo

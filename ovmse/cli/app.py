@@ -114,7 +114,10 @@ def sweep(
         bool, typer.Option("--retry-failed", help="Run again what failed earlier.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only print the runs, and what they will cost.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Only print the runs, and their cost where one like them is done."
+        ),
     ] = False,
     max_runs: Annotated[
         int, number_option("--max-runs", int, 1, help="A larger grid is taken for a mistake.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+TARGETS = ("td", "ovm", "action_proposal")
 CQL_FORMS = ("macql", "calibrated", "counterfactual")
 EXPLORATIONS = ("epsilon_greedy", "sequential_centralised", "sequential_decentralised")
 
@@ -34,6 +35,10 @@ class Algorithm:
     exploration: str = "epsilon_greedy"
     cql_form: str = "macql"
     policy_warmup: bool = False
+
+    def __post_init__(self) -> None:
+        if self.target not in TARGETS:  # by its name each part of the code asks what to do
+            raise ValueError(f"target: got {self.target!r}, allowed: {', '.join(TARGETS)}")
 
 
 # What is not said is as in Switch CQL: pre-trained, TD target, no CQL online, ε-greedy.

@@ -1,8 +1,8 @@
 """The two schedules of the online phase (eq. 6 and 7).
 
-As printed, both equations are misprints: with ``min``, eq. 6 stays at its end value until T and
-then falls below zero, and eq. 7 likewise starts from 1 and not from epsilon_start. What the text
-describes, and what stands here, is a linear decay that then holds.
+As printed, both equations are misprints: with ``min`` they stay at their end value until T and
+then fall below zero, and eq. 7 has 1 in the place of epsilon_start. What the text describes, and
+what stands here, is a linear decay that then holds.
 """
 
 from __future__ import annotations

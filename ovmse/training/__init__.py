@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ovmse.config import Config
+from ovmse.datasets.dataset import dataset_path
+from ovmse.datasets.hdf5 import require_source
 from ovmse.method.algorithms import ALGORITHMS
 from ovmse.runs.code import made_by
 from ovmse.runs.directory import RunDirectory
@@ -39,6 +41,8 @@ def train(config: Config, run_dir: str | Path) -> Iterator[Progress]:
     notes: dict[str, str | None] = {"pretrained": None}
     if config.uses_data:
         settings["dataset_sha256"] = dataset_checksum(config)
+        file = dataset_path(config.task, config.dataset, config.backend)
+        require_source(file, config.task, config.backend)
     if ALGORITHMS[config.algorithm].pretrained:
         notes["pretrained"] = os.path.relpath(pretrain_directory(config, run_dir.parent), run_dir)
     with RunDirectory(run_dir, settings, wait=LAST_BREATH, notes=notes) as run:

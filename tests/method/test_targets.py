@@ -7,6 +7,7 @@ import pytest
 import torch
 from reference import td_returns
 
+from ovmse.method.algorithms import Algorithm
 from ovmse.method.targets import ovm_loss, ovm_target, returns_to_go, td_target
 
 
@@ -15,6 +16,12 @@ def padded(rows: list[list[float]], padding: float) -> torch.Tensor:
     return torch.tensor(
         [row + [padding] * (longest - len(row)) for row in rows], dtype=torch.float64
     )
+
+
+def test_an_algorithm_has_a_target_that_all_know() -> None:
+    """Each part of the code asks for it by name: of another name it would train by plain TD."""
+    with pytest.raises(ValueError, match="^target: got 'ovm2', allowed: td, ovm, action_proposal$"):
+        Algorithm(label="mine", target="ovm2")
 
 
 @pytest.mark.parametrize("td_lambda", [0.0, 0.6, 1.0])

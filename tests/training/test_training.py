@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 from ovmse import Config, evaluate, make_env, train
 from ovmse.cli.app import app
 from ovmse.datasets import load_dataset, write_dataset
-from ovmse.datasets.dataset import file_checksum
+from ovmse.datasets.dataset import DatasetError, file_checksum
 from ovmse.episodes import EpisodeBatch
 from ovmse.method.algorithms import ALGORITHMS
 from ovmse.method.learner import Learner, new_q_function
@@ -258,6 +258,12 @@ def test_a_run_with_other_settings_is_refused(done: Done) -> None:
 def test_too_small_a_dataset_is_refused(dataset_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^batch_size: .*25 episodes.*holds 24$"):
         list(train(tiny(dataset_file, batch_size=25), tmp_path / "run"))
+
+
+def test_a_dataset_of_another_map_leaves_nothing(dataset_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="is of 2s3z on smax, asked for: 3m on smax$"):
+        list(train(tiny(dataset_file, task="3m"), tmp_path / "run"))
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_large_dataset_is_announced_before_it_is_read(
