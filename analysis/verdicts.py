@@ -77,11 +77,7 @@ def made_by(lines: pd.DataFrame) -> str:
 
 
 def _not_run(items: Sequence[str]) -> None:
-    commands = [p.command for p in results.PLANNED if p.item in items]
-    if results.BEST in items:
-        commands += ["python tools/at_its_best.py RUNS  # of the tuning; writes the next grid",
-                     f"ovmse sweep notebooks/grids/results/{results.BEST}.yaml"]  # fmt: skip
-    _commands("**Not run.**", commands)
+    _commands("**Not run.**", [p.command for p in results.PLANNED if p.item in items])
 
 
 def _commands(said: str, commands: Sequence[str]) -> None:
