@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import statistics
-from analysis.tables import CONTROLS, WHO, curves, measured, named
+from analysis.tables import CONTROLS, RESULTS, WHO, curves, measured, named
 from ovmse.datasets.dataset import DatasetError, dataset_path
 from ovmse.envs.smac_units import MAPS
 from ovmse.errors import UserError
@@ -73,6 +73,7 @@ COMPARED = ("paper_setting", "hard_map")  # each algorithm as it is, eps from 1.
 # What each algorithm may have tuned for itself; elsewhere all have what their algorithm says.
 TUNED = ["epsilon_start", "epsilon_end", "epsilon_anneal", "online_lr", "lr_warmup_updates",
          "memory_end", "cql_alpha", "cql_anneal", "policy_warmup_steps"]  # fmt: skip
+GIVEN_TO_ALL = ["epsilon_start", "online_lr"]  # to choose from; the others are some line's own
 VARIED = {"noise": ["epsilon_start", "epsilon_end"], "mixing_ratio": ["mixing_ratio"],
           "tuning": TUNED, BEST: TUNED}  # fmt: skip
 OWN = {
@@ -432,6 +433,18 @@ def best(found: pd.DataFrame) -> pd.DataFrame:
     scores = groups.agg(mean=("mean", "mean"), seeds=("seed", "nunique")).reset_index()
     scores["tried"] = scores.groupby(keys)["mean"].transform("size")
     return scores.sort_values("mean", ascending=False, kind="stable").drop_duplicates(keys)
+
+
+def chosen(found: pd.DataFrame) -> pd.DataFrame:
+    """`best` for readers: of the settings only those that the line's tuning varied, which are eps,
+    the rate and `own`, the one parameter of its own, in words."""
+    table, tried = best(found), whole(found)
+    own = []
+    for line in table.to_dict("records"):
+        mine = tried[(tried.task == line["task"]) & (tried["name"] == line["name"])]
+        names = [n for n in TUNED if n not in GIVEN_TO_ALL and mine[n].nunique(dropna=False) > 1]
+        own.append(", ".join(f"{RESULTS[n][0]} {RESULTS[n][1](line[n])}" for n in names))
+    return table.drop(columns=[n for n in TUNED if n not in GIVEN_TO_ALL]).assign(own=own)
 
 
 def side_by_side(found: pd.DataFrame) -> pd.DataFrame:

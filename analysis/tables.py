@@ -287,6 +287,10 @@ def per_cent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
+def _thousands(steps: float) -> str:
+    return f"{steps / 1000:,.1f}".removesuffix(".0")
+
+
 Columns = dict[str, tuple[str, Callable[[Any], str]]]
 
 # What a reader sees of a column: its name, and how its values are written.
@@ -432,6 +436,7 @@ RESULTS: Columns = {
     "tried": ("settings tried", str),
     "epsilon_start": ("ε at first", "{:g}".format),
     "online_lr": ("rate", "{:g}".format),
+    "own": ("its own", str),
     "lr_warmup_updates": ("updates to full rate", "{:.0f}".format),
     "epsilon_anneal": ("steps to lowest ε", "{:,.0f}".format),
     "memory_end": ("λ at last", "{:g}".format),
@@ -446,9 +451,9 @@ RESULTS: Columns = {
     "mean": ("mean online", per_cent),
     "regret": ("regret", per_cent),
     "retention": ("lowest / start", per_cent),
-    "recover": ("steps to recover", "{:,.0f}".format),
-    "to_40": ("steps to 40 %", "{:,.0f}".format),
-    "to_80": ("steps to 80 %", "{:,.0f}".format),
+    "recover": ("thousand steps to recover", _thousands),
+    "to_40": ("thousand steps to 40 %", _thousands),
+    "to_80": ("thousand steps to 80 %", _thousands),
     "form": ("pre-training", str),
     "first_return": ("its return", "{:.1f}".format),
     "data_return": ("its data's", "{:.1f}".format),

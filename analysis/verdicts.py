@@ -118,11 +118,11 @@ def one_seed(found: pd.DataFrame) -> None:
 
 def tuned(found: pd.DataFrame) -> None:
     """Shows what each was tuned to; if no tuning seed is whole, how far they are."""
-    best = results.best(found)
-    if best.empty and (there := results.tuned_on(found)):
+    chosen = results.chosen(found)
+    if chosen.empty and (there := results.tuned_on(found)):
         tell(f"Of no tuning seed all settings are finished: {there}.")
     else:
-        tabled(best, "tuning")
+        tabled(chosen, "tuning")
 
 
 def at_its_best(found: pd.DataFrame) -> str:

@@ -82,7 +82,7 @@ def card(item: str, table: pd.DataFrame, found: pd.DataFrame) -> str:
     """What was asked, what came out, and what makes it anew; of the rows and their runs."""
     by = VARIED.get(item, [])
     if item == "tuning":
-        what, words = BEST_ONES, readable(results.best(found), KNOWN)
+        what, words = BEST_ONES, readable(results.chosen(found), KNOWN)
     else:
         what = MEDIANS
         lines = results.ranges(found, MEASURES, by).sort_values(["task", "dataset", "name", *by])

@@ -647,8 +647,11 @@ def test_the_card_of_a_tuning_lists_the_best_settings(
     assert len(table) == 11 and "264 of 792 planned runs are here. Of each line the best" in card
     one = results.best(found).query("name == 'WSRL'").iloc[0]
     [line] = [line for line in table if "| WSRL |" in line]
-    assert f"| 12 | {one.epsilon_start:g} | {one.online_lr:g} |" in line
-    assert f"| {one.policy_warmup_steps:,.0f} |" in line and f"{100 * one['mean']:.0f} %" in line
+    settings = f"{one.epsilon_start:g} | {one.online_lr:g} | warm-up steps "
+    assert (
+        f"| 12 | {settings}{one.policy_warmup_steps:,.0f} |" in line
+        and f"{100 * one['mean']:.0f} %" in line
+    )
 
 
 def test_the_grid_of_each_at_its_best_plans_what_was_tuned(
