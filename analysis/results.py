@@ -78,7 +78,7 @@ VARIED = {"noise": ["epsilon_start", "epsilon_end"], "mixing_ratio": ["mixing_ra
           "tuning": TUNED, BEST: TUNED}  # fmt: skip
 OWN = {
     "cql_anneal": "OVMSE with fading CQL (ours)",
-    "kept": "OVMSE with warm-up and kept memory (ours)",
+    "kept": "OVMSE, memory kept (ours)",
 }
 
 
