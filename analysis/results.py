@@ -78,7 +78,7 @@ VARIED = {"noise": ["epsilon_start", "epsilon_end"], "mixing_ratio": ["mixing_ra
           "tuning": TUNED, BEST: TUNED}  # fmt: skip
 OWN = {
     "cql_anneal": "OVMSE with fading CQL (ours)",
-    "kept": "OVMSE, memory kept (ours)",
+    "kept": "OVMSE with warm-up (ours)",
 }
 
 
@@ -336,7 +336,8 @@ TESTED = ["mean", "low", "high", "p", "holm", "seeds", "each"]
 
 def family(pairs: dict[tuple, tuple[dict, dict]], about: list[str]) -> pd.DataFrame:
     """One family of comparisons, of those pairs that share a seed: the question and what else a key
-    is `about` -> the two's seed -> score; columns as in `differences`, Holm within the family."""
+    is `about` -> the two's seed -> score (a share); columns as in `differences`, Holm within the
+    family."""
     rows = []
     for key, (a, b) in pairs.items():
         if set(a) & set(b):
@@ -437,12 +438,12 @@ def best(found: pd.DataFrame) -> pd.DataFrame:
 
 def chosen(found: pd.DataFrame) -> pd.DataFrame:
     """`best` for readers: of the settings only those that the line's tuning varied, which are eps,
-    the rate and `own`, the one parameter of its own, in words."""
-    table, tried = best(found), whole(found)
-    own = []
+    the rate and, in words, what is its `own`."""
+    table, keys = best(found), ["task", "dataset", "name"]
+    varied, own = whole(found).groupby(keys)[TUNED].nunique(dropna=False) > 1, []
     for line in table.to_dict("records"):
-        mine = tried[(tried.task == line["task"]) & (tried["name"] == line["name"])]
-        names = [n for n in TUNED if n not in GIVEN_TO_ALL and mine[n].nunique(dropna=False) > 1]
+        names = varied.columns[varied.loc[tuple(line[key] for key in keys)]]
+        names = [n for n in names if n not in GIVEN_TO_ALL and pd.notna(line[n])]
         own.append(", ".join(f"{RESULTS[n][0]} {RESULTS[n][1](line[n])}" for n in names))
     return table.drop(columns=[n for n in TUNED if n not in GIVEN_TO_ALL]).assign(own=own)
 

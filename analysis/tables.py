@@ -489,9 +489,14 @@ def readable(table: pd.DataFrame, known: Columns = READABLE) -> pd.DataFrame:
         cells = ["–" if pd.isna(v) else _ranged(text(v), text(a), text(b)) for v, a, b in values]
         if f"{column}_known" in table:
             of = zip(cells, table[f"{column}_known"], table.seeds)
-            cells = [f"{cell}, {n} of {all}" if 0 < n < all else cell for cell, n, all in of]
+            cells = [_of_some(cell, n, seeds) if 0 < n < seeds else cell for cell, n, seeds in of]
         out[name] = cells
     return pd.DataFrame(out)
+
+
+def _of_some(cell: str, known: int, seeds: int) -> str:
+    begun = f"{cell[:-1]}; " if cell.endswith(")") else f"{cell} ("
+    return f"{begun}{known} of {seeds})"
 
 
 def _ranged(value: str, low: str, high: str) -> str:

@@ -72,7 +72,10 @@ def made_by(lines: pd.DataFrame) -> str:
     said += f"; seeds, machine and commands of what ships: {', '.join(cards) or 'nothing'}."
     at = [results.COMMITS[code] for code in codes if code in results.COMMITS]
     if at and learning_code_key() not in codes:
-        said += f" Runs of other code do not join these: for more, `git checkout {at[0]}` first."
+        said += (
+            " Runs of other code do not join these: for more, first `git checkout "
+            f"{at[0]} && git checkout @{{-1}} -- notebooks/grids`."
+        )
     return said
 
 
@@ -213,8 +216,8 @@ def pooled_of(scores: dict[str, np.ndarray]) -> str:
     seeds, questions = next(iter(scores.values())).shape
     few = seeds < FEW
     return f"{seeds} seeds of each of {questions} maps and datasets." + (
-        " Drawn anew from so few seeds, the intervals are too narrow, where none stands even of no "
-        "width: read them as leads." * few
+        " Drawn anew from so few seeds, the intervals are too narrow (where a number has none, its "
+        "width is zero): read them as leads." * few
     )
 
 
@@ -286,6 +289,7 @@ def start_today(found: pd.DataFrame) -> str:
     for task, data, steps, mine in _alike_in_seeds(rows, by, budget):
         only_tuned = ", each tuned" if set(mine["item"]) == {results.BEST} else ""
         where = f"- **{task}, {data}, {steps:,} steps{only_tuned}**: "
+        epsilons = set(mine.epsilon_start)
         mine = results.shared(mine, by, within=budget)
         if mine.empty:
             said.append(f"{where}no seed has every line yet, so nothing is advised.")
@@ -303,8 +307,9 @@ def start_today(found: pd.DataFrame) -> str:
         spread = spread if len(best) > 1 else "one seed"
         spread += ": a lead, no advice" if why else ""
         text = f"{where}{_at(top)}, mean win rate {per_cent(best.median())} ({spread})."
-        if tried[task, data, steps] == 1:
-            text += " No other ε was tried."
+        if len(epsilons) == 1 and not only_tuned:
+            some = " on all of these seeds" if tried[task, data, steps] > 1 else ""
+            text += f" No other ε was tried{some}."
         if alike:
             more = f" and {len(alike) - 6} others" if len(alike) > 6 else ""
             text += f" Not told from it in paired seeds: {'; '.join(alike[:6])}{more}{why}."
@@ -321,7 +326,8 @@ def start_today(found: pd.DataFrame) -> str:
     said.append(
         f"\nWhat these seeds cannot say: the best of many lines is picked by its own luck too, so "
         f"its number is a little high; the least sign-flip p that paired seeds can give is {least};"
-        " and other maps, datasets or StarCraft II itself were not played."
+        " other maps, datasets or StarCraft II itself were not played; and lines are compared only "
+        "where they have the same seeds."
     )
     return "\n".join(said)
 

@@ -34,7 +34,10 @@ def grid(found: pd.DataFrame) -> str:
         said = results.tuned_on(found) or "there is none"
         raise UserError(f"of no tuning seed all settings are finished: {said}")
     seeds = whole.groupby("task").seed.unique()
-    tuned = "; ".join(f"{task} seed {', '.join(map(str, sorted(s)))}" for task, s in seeds.items())
+    tuned = "; ".join(
+        f"{task} seed{'s' * (len(s) > 1)} {', '.join(map(str, sorted(s)))}"
+        for task, s in seeds.items()
+    )
     table, scales = results.best(found), {}
     for task, rows in table.groupby("task", sort=True):
         settings = {"algorithm": [str(a) for a in rows.algorithm]}

@@ -90,8 +90,8 @@ def card(item: str, table: pd.DataFrame, found: pd.DataFrame) -> str:
         for name in MEASURES:
             three = (100 * lines[[name, f"{name}_min", f"{name}_max"]]).to_numpy()
             words[KNOWN[name][0]] = [
-                f"{m:.0f} %" + f" ({a:.0f} to {b:.0f})" * (seeds > 1)
-                for (m, a, b), seeds in zip(three, lines.seeds)
+                f"{m:.0f} %" + (f" ({a:.0f} to {b:.0f})" if f"{a:.0f}" != f"{b:.0f}" else "")
+                for m, a, b in three
             ]
     plans = [plan for plan in results.PLANNED if plan.item == item]
     grid = (PROJECT / f"notebooks/grids/results/{item}.yaml").read_text().split("notebook:")[0]

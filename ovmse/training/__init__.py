@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ovmse.config import Config
-from ovmse.datasets.dataset import dataset_path
+from ovmse.datasets.dataset import dataset_path, file_checksum
 from ovmse.datasets.hdf5 import require_source
 from ovmse.method.algorithms import ALGORITHMS
 from ovmse.runs.code import made_by
 from ovmse.runs.directory import RunDirectory
 from ovmse.runs.files import named_path
 from ovmse.runs.reading import RunError, read_config, read_metrics
-from ovmse.runs.sharing import dataset_checksum, pretrain_directory
+from ovmse.runs.sharing import pretrain_directory
 from ovmse.training.finetuning import finetune
 from ovmse.training.phase import Evaluation, Progress, evaluate, require_device
 from ovmse.training.pretraining import pretrain
@@ -40,9 +40,9 @@ def train(config: Config, run_dir: str | Path) -> Iterator[Progress]:
     settings = config.model_dump()
     notes: dict[str, str | None] = {"pretrained": None}
     if config.uses_data:
-        settings["dataset_sha256"] = dataset_checksum(config)
         file = dataset_path(config.task, config.dataset, config.backend)
         require_source(file, config.task, config.backend)
+        settings["dataset_sha256"] = file_checksum(file)
     if ALGORITHMS[config.algorithm].pretrained:
         notes["pretrained"] = os.path.relpath(pretrain_directory(config, run_dir.parent), run_dir)
     with RunDirectory(run_dir, settings, wait=LAST_BREATH, notes=notes) as run:

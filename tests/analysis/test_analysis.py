@@ -120,11 +120,12 @@ def test_a_table_for_readers_has_names_per_cent_and_separators():
     got = readable(pd.DataFrame([row], columns=columns).assign(run="a/b"))
     assert list(got.columns) == ["algorithm", "environment steps", "test battles won", "mean Q_tot"]
     assert got.iloc[0].tolist() == ["MACal-QL", "60,000", "58 % (50 %–67 %)", "-1.25"]
-    steps = pd.DataFrame(
-        {"to_80": [5000.0, 1_250_480.0, np.nan], "to_80_known": [2, 3, 0], "seeds": 3}
-    )
+    steps = pd.DataFrame({"to_80": [5000.0, 9000.0, 1_250_480.0, np.nan], "seeds": 3})
+    steps["to_80_known"] = [2, 1, 3, 0]
+    steps["to_80_min"], steps["to_80_max"] = steps.to_80, steps.to_80
+    steps.loc[0, ["to_80_min", "to_80_max"]] = [4000, 6000]
     words = readable(steps, RESULTS)["thousand steps to 80 %"].tolist()
-    assert words == ["5, 2 of 3", "1,250.5", "–"]
+    assert words == ["5 (4–6; 2 of 3)", "9 (1 of 3)", "1,250.5", "–"]
     signed = pd.DataFrame([[0.1, 0.05, 0.15]], columns=["mean", "mean_min", "mean_max"])
     assert readable(signed, DIFFERENCES).iloc[0].tolist() == ["+10.0 (+5.0 to +15.0)"]
 

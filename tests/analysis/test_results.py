@@ -447,7 +447,7 @@ def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
         "p. To train it: `ovmse train runs/se --algorithm se --task 2s3z --dataset medium "
         "online_steps=1000`."
     )
-    assert "least sign-flip p that paired seeds can give is 0.002 with 10; and" in least
+    assert "least sign-flip p that paired seeds can give is 0.002 with 10; other" in least
     # what is tuned, of fewer seeds, takes none from the others; of as many it joins them
     tuned = by_hand({"SE": 0.7, "OVM": 0.4}, range(10)).assign(
         item="at_its_best", epsilon_start=0.2
@@ -455,13 +455,13 @@ def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
     begun = verdicts.start_today(
         pd.concat([by_hand(LINES, range(10)), tuned[tuned.seed < 2]])
     ).splitlines()
-    assert begun[0] == start.replace(" No other ε was tried.", "")
+    assert begun[0] == start.replace("ε was tried.", "ε was tried on all of these seeds.")
     assert begun[1].startswith(
         "- **2s3z, medium, 1,000 steps, each tuned**: SE, tuned, from ε 0.2 (1 explorer), mean win "
         "rate 70 % (70 % to 70 %, 2 seeds: a lead, no advice). Not told from it in paired seeds: "
         "OVM, tuned, from ε 0.2"
     )
-    assert "can give is 0.002 with 10, 0.5 with 2; and" in begun[3]
+    assert "can give is 0.002 with 10, 0.5 with 2; other" in begun[3]
     [whole, *_] = verdicts.start_today(pd.concat([by_hand(LINES, range(10)), tuned])).splitlines()
     assert "steps**: SE, tuned, from ε 0.2 (1 explorer), mean win rate 72 %" in whole
     assert "each of the 5 others is lower" in whole
@@ -551,7 +551,8 @@ def test_each_at_its_best_stands_beside_the_papers_setting() -> None:
     begun = verdicts.start_today(pd.concat([plain, tuned[tuned.seed == 1]])).splitlines()
     assert "4 seeds" in begun[0] and "tuned" not in begun[0]  # it takes no seeds from the others
     assert "each tuned**: Ours, tuned," in begun[1] and "(one seed: a lead, no" in begun[1]
-    assert "No other ε" not in begun[0] and "No other ε" in verdicts.start_today(plain)
+    assert "ε was tried on all of these seeds." in begun[0]
+    assert "ε was tried." in verdicts.start_today(plain)
     [_, line, *_] = verdicts.start_today(pd.concat([plain, tuned])).splitlines()
     assert "Ours, tuned, from ε 0.2 (0.2 explorers), mean win rate 91 % (91 % to 91 %, 2" in line
 
@@ -598,7 +599,8 @@ def test_who_made_the_runs_is_said_with_their_card(
     )
     shipped = next(iter(results.COMMITS))
     said = verdicts.made_by(mine.assign(code=shipped))
-    assert said.endswith(f"for more, `git checkout {results.COMMITS[shipped]}` first.")
+    then = "git checkout @{-1} -- notebooks/grids"  # grids that are younger than that commit
+    assert said.endswith(f"first `git checkout {results.COMMITS[shipped]} && {then}`.")
     monkeypatch.setattr(verdicts, "learning_code_key", lambda: shipped)
     assert "checkout" not in verdicts.made_by(mine.assign(code=shipped))
     assert verdicts.made_by(results.only(lines, "noise").assign(code=None)).startswith(
@@ -676,7 +678,7 @@ def test_the_grid_of_each_at_its_best_plans_what_was_tuned(
     table = results.best(found)
     path = tmp_path / "at_its_best.yaml"
     path.write_text(text := grid(found))
-    assert "tuning: 2s3z seed 50, 51.\n" in text
+    assert "tuning: 2s3z seeds 50, 51.\n" in text
     configs(monkeypatch, ())
     planned = [run.config for run in grids.plan(grids.load_grid(path), tmp_path, "2s3z").runs]
     assert len(planned) == 11 * 10 and {c.seed for c in planned if c} == set(range(20, 30))
