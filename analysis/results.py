@@ -247,10 +247,10 @@ def shared(
     return pd.concat(parts)
 
 
-def under_way(rows: pd.DataFrame, by: Sequence[str] = LINE) -> list[pd.DataFrame]:
-    """The rows of each question whose lines (`by`) share two seeds or more; one that has only begun
+def under_way(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of each question whose lines share two seeds or more; one that has only begun
     would take the others' seeds along, where only seeds count that all have."""
-    return [mine for mine in by_question(rows) if shared(mine, by).seed.nunique() > 1]
+    return [mine for mine in by_question(rows) if shared(mine).seed.nunique() > 1]
 
 
 def seed_curves(lines: pd.DataFrame, measure: str = "test_win_rate") -> pd.DataFrame:

@@ -289,7 +289,6 @@ def start_today(found: pd.DataFrame) -> str:
     for task, data, steps, mine in _alike_in_seeds(rows, by, budget):
         only_tuned = ", each tuned" if set(mine["item"]) == {results.BEST} else ""
         where = f"- **{task}, {data}, {steps:,} steps{only_tuned}**: "
-        epsilons = set(mine.epsilon_start)
         mine = results.shared(mine, by, within=budget)
         if mine.empty:
             said.append(f"{where}no seed has every line yet, so nothing is advised.")
@@ -307,7 +306,7 @@ def start_today(found: pd.DataFrame) -> str:
         spread = spread if len(best) > 1 else "one seed"
         spread += ": a lead, no advice" if why else ""
         text = f"{where}{_at(top)}, mean win rate {per_cent(best.median())} ({spread})."
-        if len(epsilons) == 1 and not only_tuned:
+        if mine.epsilon_start.nunique() == 1 and not only_tuned:
             some = " on all of these seeds" if tried[task, data, steps] > 1 else ""
             text += f" No other ε was tried{some}."
         if alike:

@@ -20,8 +20,13 @@ CENTRALISED = "sequential_centralised"
 
 
 @pytest.fixture(scope="module")
-def every() -> pd.DataFrame:
-    return results.runs(results.results_given(""))
+def lines() -> pd.DataFrame:
+    return results.results_given("")
+
+
+@pytest.fixture(scope="module")
+def every(lines: pd.DataFrame) -> pd.DataFrame:
+    return results.runs(lines)
 
 
 def whole(every: pd.DataFrame, task: str, dataset: str) -> pd.DataFrame:
@@ -84,7 +89,7 @@ def rivals_of(every: pd.DataFrame, measure: str) -> pd.DataFrame:
     return on_2s3z(table).set_index("name")
 
 
-def test_who_keeps_what_on_2s3z(every: pd.DataFrame) -> None:
+def test_who_keeps_what_on_2s3z(lines: pd.DataFrame, every: pd.DataFrame) -> None:
     rows, lowest = whole(every, "2s3z", "medium"), rivals_of(every, "lowest")
     greedy = ("Switch CQL", "MACQL", "MACal-QL", "OVM", "OVM without CQL", "Action proposal")
     grouped = rows.replace({"name": dict.fromkeys(greedy, "greedy")})
@@ -97,9 +102,10 @@ def test_who_keeps_what_on_2s3z(every: pd.DataFrame) -> None:
     )
     alike = lowest.index.isin(["MACQL with SE", "MACal-QL with SE"])
     assert (lowest.told[~alike] == -1).all() and (lowest.told[alike] == 0).all()
-    tests = results.only(results.results_given(""), "paper_setting").query("name == 'OVMSE'")
-    tests = tests[(tests.task == "2s3z") & (tests.dataset == "medium")]
-    tests = tests.pivot(index="seed", columns="env_steps", values="test_win_rate")
+    tests = results.of_question(lines, "paper_setting", "2s3z", "medium")
+    tests = tests[tests.name == "OVMSE"].pivot(
+        index="seed", columns="env_steps", values="test_win_rate"
+    )
     first = 100 * (tests[tests.columns[tests.columns >= 10_000].min()] - tests[0])
     said(
         f"after 10,000 steps OVMSE is {-first.mean():.1f} points below its start "
