@@ -152,6 +152,8 @@ def _ranked(asked: pd.DataFrame) -> str:
         text = f"only {rows.name.iloc[0]} was run"
         if rows.name.nunique() > 1:
             text = f"highest at the end: {_first(rows, 'end')}"
+            if _none(rows.end):
+                text += f"; highest return there: {_first(rows, 'last_return', '{:.1f}'.format)}"
             text += f"; highest at its lowest test: {_first(rows, 'lowest')}"
             text += _rivals(results.of_question(table, *key))
         seeds = seeds_each(rows.groupby("name").seed.nunique())
@@ -170,14 +172,21 @@ def _ranked(asked: pd.DataFrame) -> str:
     )
 
 
-def _first(rows: pd.DataFrame, measure: str) -> str:
-    """Which lines' median is the greatest, and where OVMSE's lies."""
+def _first(rows: pd.DataFrame, measure: str, written: Callable[[float], str] = per_cent) -> str:
+    """Which lines' median is the greatest, and where OVMSE's lies; of no battle won, neither."""
     medians = rows.groupby("name")[measure].median()
+    if _none(medians):
+        return f"none (all {written(0)})"
     first = list(medians.index[medians == medians.max()])
-    text = f"{', '.join(first)} ({per_cent(medians.max())})"
+    text = f"{', '.join(first)} ({written(medians.max())})"
     if "OVMSE" in medians and "OVMSE" not in first:
-        text += f", OVMSE {per_cent(medians['OVMSE'])}"
+        text += f", OVMSE {written(medians['OVMSE'])}"
     return text
+
+
+def _none(shares: pd.Series) -> bool:
+    """Whether a reader would see 0 % in all of them: what wins nothing is neither best nor told."""
+    return per_cent(shares.max()) == per_cent(0)
 
 
 def _rivals(table: pd.DataFrame) -> str:
@@ -298,6 +307,11 @@ def start_today(found: pd.DataFrame) -> str:
         medians = {key: scores.median() for key, scores in lines.items()}
         top = max(medians, key=lambda key: medians[key])
         best = lines[top]
+        if _none(mine["mean"]):
+            said.append(
+                f"{where}none of {len(lines)} lines wins 1 % of its battles, so nothing is advised."
+            )
+            continue
         others = sorted((key for key in medians if key != top), key=lambda key: -medians[key])
         p = holm([paired(lines[key].to_dict(), best.to_dict()).p for key in others] or [1.0])
         alike = [f"{_at(k)}, {per_cent(medians[k])}" for k, one in zip(others, p) if one >= TOLD]

@@ -434,7 +434,15 @@ def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
     one.loc[(one.name == "SE") & (one.seed == 0), "end"] = 0.0  # of a median little is lost
     assert "highest at the end: SE (71 %), OVMSE 61 %" in verdicts.who_wins(one)
     one["lowest"] = 0.0
-    assert "its lowest test: MACQL, OVM, OVMSE, SE (0 %); in" in verdicts.who_wins(one)
+    assert "its lowest test: none (all 0 %); in" in verdicts.who_wins(one)
+    # where nobody wins the return is what is left to rank, and nothing is advised
+    lost = one.assign(end=0.004, mean=0.004, last_return=one.name.map(len) + 0.04)
+    text = verdicts.who_wins(lost)
+    assert "at the end: none (all 0 %); highest return there: MACQL, OVMSE (5.0); high" in text
+    less = verdicts.who_wins(lost[lost.name != "MACQL"].assign(last_return=one.name.map(len) % 5))
+    assert "highest return there: OVM (3.0), OVMSE 0.0; highest" in less
+    advice = "- **2s3z, medium, 1,000 steps**: none of 4 lines wins 1 % of its battles, so nothing"
+    assert verdicts.start_today(lost) == f"{advice} is advised."
     pair = verdicts.who_wins(one[one.name.isin(["OVMSE", "SE"])])
     assert "OVMSE is not told from SE (so few seeds cannot tell any)" in pair  # 2 / 2^5 = .0625
     alone = verdicts.who_wins(one[one.name == "SE"])
