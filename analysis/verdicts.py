@@ -22,6 +22,7 @@ from ovmse.runs.files import SHIPPED_DATA
 
 TOLD = 0.05  # of a Holm-adjusted sign-flip p
 FEW = 5  # seeds: with two or three, a bootstrap's interval of 95 % holds the truth 8 times in 10
+LITTLE = 0.05  # who wins less is ranked by the return too, and never advised
 SAME = 0.05  # mean win rates whose interval lies within this of each other count as one curve
 
 
@@ -152,7 +153,7 @@ def _ranked(asked: pd.DataFrame) -> str:
         text = f"only {rows.name.iloc[0]} was run"
         if rows.name.nunique() > 1:
             text = f"highest at the end: {_first(rows, 'end')}"
-            if _none(rows.end):
+            if rows.groupby("name").end.median().max() < LITTLE:
                 text += f"; highest return there: {_first(rows, 'last_return', '{:.1f}'.format)}"
             text += f"; highest at its lowest test: {_first(rows, 'lowest')}"
             text += _rivals(results.of_question(table, *key))
@@ -175,18 +176,13 @@ def _ranked(asked: pd.DataFrame) -> str:
 def _first(rows: pd.DataFrame, measure: str, written: Callable[[float], str] = per_cent) -> str:
     """Which lines' median is the greatest, and where OVMSE's lies; of no battle won, neither."""
     medians = rows.groupby("name")[measure].median()
-    if _none(medians):
+    if per_cent(medians.max()) == per_cent(0):
         return f"none (all {written(0)})"
     first = list(medians.index[medians == medians.max()])
     text = f"{', '.join(first)} ({written(medians.max())})"
     if "OVMSE" in medians and "OVMSE" not in first:
         text += f", OVMSE {written(medians['OVMSE'])}"
     return text
-
-
-def _none(shares: pd.Series) -> bool:
-    """Whether a reader would see 0 % in all of them: what wins nothing is neither best nor told."""
-    return per_cent(shares.max()) == per_cent(0)
 
 
 def _rivals(table: pd.DataFrame) -> str:
@@ -307,9 +303,10 @@ def start_today(found: pd.DataFrame) -> str:
         medians = {key: scores.median() for key, scores in lines.items()}
         top = max(medians, key=lambda key: medians[key])
         best = lines[top]
-        if _none(mine["mean"]):
+        if medians[top] < LITTLE:
             said.append(
-                f"{where}none of {len(lines)} lines wins 1 % of its battles, so nothing is advised."
+                f"{where}nothing is advised: the best of {len(lines)}, {_at(top)}, has a mean win "
+                f"rate of {per_cent(medians[top])}."
             )
             continue
         others = sorted((key for key in medians if key != top), key=lambda key: -medians[key])

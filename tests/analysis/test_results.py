@@ -441,8 +441,13 @@ def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
     assert "at the end: none (all 0 %); highest return there: MACQL, OVMSE (5.0); high" in text
     less = verdicts.who_wins(lost[lost.name != "MACQL"].assign(last_return=one.name.map(len) % 5))
     assert "highest return there: OVM (3.0), OVMSE 0.0; highest" in less
-    advice = "- **2s3z, medium, 1,000 steps**: none of 4 lines wins 1 % of its battles, so nothing"
-    assert verdicts.start_today(lost) == f"{advice} is advised."
+    few = verdicts.who_wins(lost.assign(end=0.03))
+    assert "at the end: MACQL, OVM, OVMSE, SE (3 %); highest return there: MACQL, OVMSE (5" in few
+    assert "return" not in verdicts.who_wins(lost.assign(end=0.06))
+    assert verdicts.start_today(lost) == (
+        "- **2s3z, medium, 1,000 steps**: nothing is advised: the best of 4, OVMSE from ε 1 (1 "
+        "explorer), has a mean win rate of 0 %."
+    )
     pair = verdicts.who_wins(one[one.name.isin(["OVMSE", "SE"])])
     assert "OVMSE is not told from SE (so few seeds cannot tell any)" in pair  # 2 / 2^5 = .0625
     alone = verdicts.who_wins(one[one.name == "SE"])
