@@ -47,7 +47,10 @@ def tabled(rows: pd.DataFrame, *items: str) -> None:
     known = RESULTS
     if "holm" in rows:
         known, rows = DIFFERENCES, rows.rename(columns={"low": "mean_min", "high": "mean_max"})
-    if "item" in rows and rows["item"].nunique() == 1:
+    if (
+        "item" in rows
+        and not rows[QUESTION].drop_duplicates()[["task", "dataset"]].duplicated().any()
+    ):
         rows = rows.drop(columns="item")
     show_table(rows, known)
 
@@ -228,8 +231,13 @@ def pooled_of(scores: dict[str, np.ndarray]) -> str:
 
 def which_part(found: pd.DataFrame) -> str:
     """What each part adds to the other two, and whether schemes of exploration fall together."""
-    table, parts = results.effects(results.only(found, *results.COMPARED)), []
+    compared = results.only(found, *results.COMPARED)
+    table, parts = results.effects(compared), []
     for key, rows in table.groupby(QUESTION, sort=False):
+        if results.of_question(compared, *key)["mean"].max() < LITTLE:
+            few = f"no run has a mean win rate of {per_cent(LITTLE)}, so no part shows"
+            parts.append(f"- **{key[1]} {key[2]}**: {few}.")
+            continue
         whole = rows[rows.beside.str.contains(" and ")]
         if len(whole) == len(results.PARTS):
             each = (f"{r.part} {_points(r)}" for r in whole.sort_values("mean")[::-1].itertuples())

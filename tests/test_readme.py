@@ -297,6 +297,19 @@ def test_3s5z(every: pd.DataFrame) -> None:
     )
 
 
+def test_5m_vs_6m(lines: pd.DataFrame, every: pd.DataFrame) -> None:
+    rows = results.only(every, "hard_map")
+    assert rows.seed.nunique() == 1 and rows.name.nunique() == 14 == len(rows)
+    learned = rows[rows.algorithm != "qmix"].first_return
+    said(
+        "On *5m_vs_6m*, the hard map, it cannot be said who forgets (one seed of all 14 lines): "
+        f"nobody wins there. No mean win rate is above {100 * rows['mean'].max():.1f} %, no test "
+        f"above {100 * results.only(lines, 'hard_map').test_win_rate.max():.1f} %. The return, at "
+        f"most 20, starts at {learned.min():.1f} to {learned.max():.1f} where a line is "
+        f"pre-trained and ends at {rows.last_return.min():.1f} to {rows.last_return.max():.1f}."
+    )
+
+
 def test_mixing_ratios(every: pd.DataFrame) -> None:
     mixed = results.only(every, "mixing_ratio")
     assert mixed.seed.nunique() == 1

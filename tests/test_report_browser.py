@@ -130,7 +130,7 @@ def test_a_page_asks_for_nothing_outside_and_has_no_barrier_by_day_night_or_phon
     opened.page.context.close()
 
 
-@pytest.mark.parametrize(("name", "count"), [("00_walkthrough", 12), ("04_results", 11)])
+@pytest.mark.parametrize(("name", "count"), [("00_walkthrough", 12), ("04_results", 12)])
 def test_on_a_phone_a_chart_is_laid_out_anew_and_not_only_shrunk(browser, study, name, count):
     opened = Opened(browser, study, name, phone=True)
     drawn = "all => all.map(svg => svg.clientWidth / svg.viewBox.baseVal.width)"

@@ -335,6 +335,9 @@ def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFra
     assert f"5m_vs_6m medium** (3 seeds): highest at the end: {ends.idxmax()} (" in text
     assert "OVMSE is not told from any of 13 others (so few seeds cannot tell any)" in text
     assert "- **2s3z medium**: SE +" in verdicts.which_part(found)
+    lost = found.assign(mean=found["mean"].where(found.task != "5m_vs_6m", 0.04))
+    few = "- **5m_vs_6m medium**: no run has a mean win rate of 5 %, so no part shows."
+    assert few in verdicts.which_part(lost) and few not in verdicts.which_part(found)
     alone = verdicts.which_part(found[found.seed == found.seed.min()])
     assert " points (one seed)" in alone and "nan" not in alone
     start = verdicts.start_today(found)
