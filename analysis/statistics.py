@@ -18,6 +18,7 @@ from ovmse.errors import UserError
 
 Numbers = float | Sequence[float] | np.ndarray
 LEVEL = 0.95  # of every interval
+LITTLE = 0.05  # a win rate below it is nothing to keep, and nothing to advise
 NEAR = 1.0  # of a return of at most 20: closer ones are called comparable
 EXACT = 16  # signs are enumerated up to so many pairs, and drawn beyond
 
@@ -112,7 +113,7 @@ class Story(NamedTuple):
     lowest: float
     end: float
     regret: float  # 1 - mean win rate over the online steps (trapezoids between tests)
-    retention: float  # lowest / start; NaN, as is recover, where nothing was won at the start
+    retention: float  # lowest / start; NaN, as is recover, where `LITTLE` was won at the start
     lowest_at: float
     recover: float  # steps from the lowest point to a test as good as the start; 0: never fell
     to_40: float  # steps to the first test with 40 % of the battles won
@@ -130,8 +131,8 @@ def story(steps: Numbers, wins: Numbers) -> Story:
         return float(x[reached.argmax()]) if reached.any() else float("nan")
 
     start, lowest, at = float(y[0]), float(y[low]), float(x[low])
-    kept = lowest / start if start else float("nan")
-    recover = first((y >= start) & (x >= at)) - at if start else float("nan")
+    kept = lowest / start if start >= LITTLE else float("nan")
+    recover = first((y >= start) & (x >= at)) - at if start >= LITTLE else float("nan")
     return Story(start, lowest, float(y[-1]), 1 - mean, kept, at, recover,
                  first(y >= 0.4), first(y >= 0.8))  # fmt: skip
 

@@ -14,7 +14,7 @@ from analysis import results
 from analysis.answers import seeds_each, tell
 from analysis.charts.show import show, show_table
 from analysis.results import LINE, QUESTION
-from analysis.statistics import holm, paired, wilson
+from analysis.statistics import LITTLE, holm, paired, wilson
 from analysis.tables import DIFFERENCES, RESULTS, per_cent
 from ovmse.config import Config
 from ovmse.runs.code import learning_code_key
@@ -22,7 +22,6 @@ from ovmse.runs.files import SHIPPED_DATA
 
 TOLD = 0.05  # of a Holm-adjusted sign-flip p
 FEW = 5  # seeds: with two or three, a bootstrap's interval of 95 % holds the truth 8 times in 10
-LITTLE = 0.05  # who wins less is ranked by the return too, and never advised
 SAME = 0.05  # mean win rates whose interval lies within this of each other count as one curve
 
 
