@@ -282,6 +282,12 @@ def ranges(found: pd.DataFrame, measures: Sequence[str], by: Sequence[str] = ())
     return pd.DataFrame(out).reset_index()
 
 
+def by_explorers(noisy: pd.DataFrame) -> pd.DataFrame:
+    """The map of noise: the median `mean` of each line (rows: `task`, `dataset`, `name`) at each
+    number of explorers (columns); NaN where it has none."""
+    return noisy.pivot_table("mean", ["task", "dataset", "name"], "explorers", "median")
+
+
 def differences(found: pd.DataFrame, measure: str = "mean", of: str = "OVMSE") -> pd.DataFrame:
     """Paired differences of every other line from `of`, lowest first: `item`, `task`, `dataset`,
     `name`, `algorithm`, `variant`, `mean`, `low`, `high` (t interval), `p` (sign flips), `holm`

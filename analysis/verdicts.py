@@ -12,7 +12,7 @@ from IPython.display import Markdown, display
 
 from analysis import results
 from analysis.answers import seeds_each, tell
-from analysis.charts.show import show, show_table
+from analysis.charts.show import show, show_table, show_text
 from analysis.results import LINE, QUESTION
 from analysis.statistics import LITTLE, holm, paired, wilson
 from analysis.tables import DIFFERENCES, RESULTS, per_cent
@@ -259,8 +259,9 @@ def _interval(of: Any) -> str:
 
 
 def one_curve(found: pd.DataFrame) -> str:
-    """Whether exploring one at a time does otherwise than each by itself, at as many explorers: one
-    curve where every level's interval lies within `SAME`, none where one level is told apart."""
+    """How far the number of explorers moves a line, and whether exploring one at a time does
+    otherwise than each by itself, at as many explorers: one curve where every level's interval lies
+    within `SAME`, none where one level is told apart."""
     rows, said = results.only(found, "noise"), []
     for one, alone in (("SE", "Switch CQL"), ("OVMSE without CQL", "OVM without CQL")):
         for key, mine in rows.groupby(QUESTION, sort=False):
@@ -285,7 +286,41 @@ def one_curve(found: pd.DataFrame) -> str:
             said.append(f"on {key[1]} {one} and {alone} {word} (farthest apart by {gap})")
     if not said:
         return "The map of noise was not run."
-    return f"At the same expected number of explorers, {'; '.join(said)}."
+    return f"{_moved(rows)}At the same expected number of explorers, {'; '.join(said)}."
+
+
+def _moved(noisy: pd.DataFrame) -> str:
+    """How far the number of explorers moves those that explore each by itself, and how far these
+    are apart at the same number (greatest less least median)."""
+    alone, said = noisy[noisy.exploration == "epsilon_greedy"], []
+    for task, rows in alone.groupby("task", sort=False):
+        medians = 100 * results.by_explorers(rows).dropna()
+        if min(medians.shape) < 2:
+            continue
+        moved, apart = (medians.max(axis=a) - medians.min(axis=a) for a in ("columns", "index"))
+        least, most = (f"{level:g}" for level in (medians.columns.min(), medians.columns.max()))
+        said.append(
+            f"on {task} from {least} to {most} by {_range(moved)} points, while the {len(medians)} "
+            f"lines are {_range(apart)} apart at the same number"
+        )
+    if not said:
+        return ""
+    return (
+        "How many explore at the start moves the mean win rate (median) of those that explore each "
+        f"by itself: {'; '.join(said)}.\n\n"
+    )
+
+
+def _range(values: pd.Series) -> str:
+    return f"{values.min():.0f} to {values.max():.0f}"
+
+
+def by_explorers(noisy: pd.DataFrame) -> None:
+    """Shows the medians of the map of noise, a column for each number of explorers."""
+    if len(noisy):
+        table = results.by_explorers(noisy).map(per_cent, na_action="ignore").fillna("–")
+        table.columns = pd.Index([f"{level:g}" for level in table.columns])
+        show_text(table.reset_index().rename(columns={"task": "map", "name": "algorithm"}))
 
 
 def start_today(found: pd.DataFrame) -> str:

@@ -171,7 +171,7 @@ def _strip(rows: pd.DataFrame, order: list[str], axis: str, name: str) -> alt.La
     table = _coloured(rows)[["name", "value", "kind", "seed", "colour"]].round(2)
     x = alt.X("value:Q", title=axis, scale=alt.Scale(domain=[0, 100], nice=False))
     y = alt.Y("name:N", sort=order, title=None,
-              axis=alt.Axis(labelLimit=260, grid=True, ticks=False))  # fmt: skip
+              axis=alt.Axis(labelLimit=260, grid=True, ticks=False, labelPadding=9))  # fmt: skip
     colour = alt.Color("colour:N", scale=None, legend=None)
     base = alt.Chart().encode(x=x, y=y, color=colour)
     seeds = base.transform_filter("datum.kind == 'seed'")

@@ -389,6 +389,22 @@ def test_schemes_fall_on_one_curve_level_by_level() -> None:
     assert "do not fall on one curve (farthest apart by -20.0 points at 0.25, " in few
 
 
+def test_how_far_the_number_of_explorers_moves_a_line() -> None:
+    levels = {0.25: {"Switch CQL": 0.8, "OVM": 0.7}, 5: {"Switch CQL": 0.1, "OVM": 0.5}}
+    rows = pd.concat([by_hand(mean, range(1), level) for level, mean in levels.items()])
+    rows = rows.assign(item="noise", exploration="epsilon_greedy")
+    one = by_hand({"SE": 0.9}, range(1), 0.25).assign(item="noise")
+    half = by_hand({"MACQL": 0.0}, range(1), 5).assign(item="noise", exploration="epsilon_greedy")
+    assert verdicts.one_curve(pd.concat([rows, one, half])).startswith(
+        "How many explore at the start moves the mean win rate (median) of those that explore each "
+        "by itself: on 2s3z from 0.25 to 5 by 20 to 70 points, while the 2 lines are 10 to 40 "
+        "apart at the same number.\n\nAt the same expected number of explorers, on 2s3z "
+    )
+    table = results.by_explorers(pd.concat([rows, one]))
+    assert table.loc[("2s3z", "medium", "OVM")].round(2).tolist() == [0.7, 0.5]
+    assert np.isnan(table.loc[("2s3z", "medium", "SE"), 5])
+
+
 def test_what_is_no_result_is_refused(folder: Path, tmp_path: Path) -> None:
     table = pd.read_parquet(folder / "mixing_ratio.parquet")
     path = tmp_path / "mixing_ratio.parquet"
