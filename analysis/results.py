@@ -163,21 +163,20 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
         rows = measured(rows, "test_win_rate", by=(*WHO, *VARIED.get(key[0], [])))
         parts.append(rows.assign(name=_names(rows, key[0]), dataset=key[2]))
     lines = pd.concat(parts) if parts else table.assign(name="")
-    _require_one_code(lines)
+    _require_one(lines, ["task"], "code", "were made by several states of the learning code")
+    paired = lines[lines["item"].isin([*COMPARED, BEST])].dropna(subset="dataset_sha256")
+    _require_one(paired, ["task", "dataset"], "dataset_sha256", "learned from several files")
     return lines
 
 
-def _require_one_code(table: pd.DataFrame) -> None:
-    """Raises UserError where the runs of a map were made by several states of the learning code:
-    pages lay what was asked of a map side by side."""
-    for task, rows in table.groupby("task"):
-        each = rows.groupby("code", dropna=False)["item"].unique()
+def _require_one(table: pd.DataFrame, of: Sequence[str], name: str, said: str) -> None:
+    """Raises UserError where the runs `of` one map, or one of its datasets, differ in the column
+    `name`: pages lay what was asked of them side by side."""
+    for key, rows in table.groupby([*of]):
+        each = rows.groupby(name, dropna=False)["item"].unique()
         if len(each) > 1:
-            found = "; ".join(f"{code} ({', '.join(sorted(i))})" for code, i in each.items())
-            raise UserError(
-                f"the runs on {task} were made by several states of the learning code, {found}: "
-                "pick one"
-            )
+            found = "; ".join(f"{str(v)[:8]} ({', '.join(sorted(i))})" for v, i in each.items())
+            raise UserError(f"the runs on {' '.join(key)} {said}, {found}: pick one")
 
 
 def _names(rows: pd.DataFrame, item: str) -> list[str]:

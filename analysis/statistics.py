@@ -113,7 +113,7 @@ class Story(NamedTuple):
     lowest: float
     end: float
     regret: float  # 1 - mean win rate over the online steps (trapezoids between tests)
-    retention: float  # lowest / start; NaN, as is recover, where `LITTLE` was won at the start
+    retention: float  # lowest / start; NaN, as is recover, of a start below `LITTLE`
     lowest_at: float
     recover: float  # steps from the lowest point to a test as good as the start; 0: never fell
     to_40: float  # steps to the first test with 40 % of the battles won

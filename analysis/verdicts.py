@@ -38,7 +38,8 @@ def drawn(
 
 def tabled(rows: pd.DataFrame, *items: str) -> None:
     """Shows `rows` as a table for readers, differences with their intervals; where there are none,
-    which commands would make them (nothing, if no items are named: a chart has said it)."""
+    which commands would make them (nothing, if no items are named: a chart has said it). The grid
+    is a column where a map and dataset is of several."""
     if rows.empty:
         if items:
             _not_run(items)
@@ -79,6 +80,15 @@ def made_by(lines: pd.DataFrame) -> str:
             " Runs of other code do not join these: for more, first `git checkout "
             f"{at[0]} && git checkout @{{-1}} -- notebooks/grids`."
         )
+    for task, rows in lines.dropna(subset="dataset_sha256").groupby("task", sort=False):
+        for data, mine in rows.groupby("dataset", sort=False):
+            files = mine.groupby("dataset_sha256", sort=False)["item"].unique()
+            if len(files) > 1:
+                each = "; ".join(f"{file[:8]} ({', '.join(i)})" for file, i in files.items())
+                said += (
+                    f" **{task} {data} is not the same file everywhere**: {each}. Compare only "
+                    "within each."
+                )
     return said
 
 
@@ -155,7 +165,7 @@ def _ranked(asked: pd.DataFrame) -> str:
         text = f"only {rows.name.iloc[0]} was run"
         if rows.name.nunique() > 1:
             text = f"highest at the end: {_first(rows, 'end')}"
-            if rows.groupby("name").end.median().max() < LITTLE:
+            if _little(rows):
                 text += f"; highest return there: {_first(rows, 'last_return', '{:.1f}'.format)}"
             text += f"; highest at its lowest test: {_first(rows, 'lowest')}"
             text += _rivals(results.of_question(table, *key))
@@ -171,20 +181,28 @@ def _ranked(asked: pd.DataFrame) -> str:
     )
     return (
         "Map by map:\n\n- " + "\n- ".join(parts) + "\n\n"
-        f"Win rates at the end and in the lowest test are medians, not tested{left}; {compared}."
+        "What is highest at the end and in the lowest test is so in medians, not tested"
+        f"{left}; {compared}."
     )
 
 
 def _first(rows: pd.DataFrame, measure: str, written: Callable[[float], str] = per_cent) -> str:
-    """Which lines' median is the greatest, and where OVMSE's lies; of no battle won, neither."""
+    """Which lines' median is the greatest, and where OVMSE's lies; neither where all are 0."""
     medians = rows.groupby("name")[measure].median()
-    if per_cent(medians.max()) == per_cent(0):
+    if written(medians.max()) == written(0):
         return f"none (all {written(0)})"
     first = list(medians.index[medians == medians.max()])
     text = f"{', '.join(first)} ({written(medians.max())})"
     if "OVMSE" in medians and "OVMSE" not in first:
         text += f", OVMSE {written(medians['OVMSE'])}"
     return text
+
+
+def _little(rows: pd.DataFrame) -> bool:
+    """Whether no line wins `LITTLE` of its battles, on the way or at the end (medians): then win
+    rates tell nothing."""
+    lines = rows.groupby(["name", "epsilon_start"])
+    return lines[["mean", "end"]].median().max(axis=None) < LITTLE
 
 
 def _rivals(table: pd.DataFrame) -> str:
@@ -233,8 +251,8 @@ def which_part(found: pd.DataFrame) -> str:
     compared = results.only(found, *results.COMPARED)
     table, parts = results.effects(compared), []
     for key, rows in table.groupby(QUESTION, sort=False):
-        if results.of_question(compared, *key)["mean"].max() < LITTLE:
-            few = f"no run has a mean win rate of {per_cent(LITTLE)}, so no part shows"
+        if _little(results.of_question(compared, *key)):
+            few = f"no line wins {per_cent(LITTLE)} of its battles, so no part shows"
             parts.append(f"- **{key[1]} {key[2]}**: {few}.")
             continue
         whole = rows[rows.beside.str.contains(" and ")]
@@ -284,42 +302,44 @@ def one_curve(found: pd.DataFrame) -> str:
             widest = table.loc[far.idxmax()]
             gap = f"{100 * widest['mean']:+.1f} points at {widest.explorers:g}, {_interval(widest)}"
             said.append(f"on {key[1]} {one} and {alone} {word} (farthest apart by {gap})")
-    if not said:
+    if rows.empty:
         return "The map of noise was not run."
+    if not said:
+        said = ["no seed has both schemes yet"]
     return f"{_moved(rows)}At the same expected number of explorers, {'; '.join(said)}."
 
 
 def _moved(noisy: pd.DataFrame) -> str:
-    """How far the number of explorers moves those that explore each by itself, and how far these
-    are apart at the same number (greatest less least median)."""
+    """What becomes of those that explore each by itself from the fewest explorers to the most, and
+    how far they are apart at the same number, in medians."""
     alone, said = noisy[noisy.exploration == "epsilon_greedy"], []
-    for task, rows in alone.groupby("task", sort=False):
+    for key, rows in alone.groupby(QUESTION, sort=False):
+        rows = results.shared(rows, ["name", "explorers"])
         medians = 100 * results.by_explorers(rows).dropna()
         if min(medians.shape) < 2:
             continue
-        moved, apart = (medians.max(axis=a) - medians.min(axis=a) for a in ("columns", "index"))
-        least, most = (f"{level:g}" for level in (medians.columns.min(), medians.columns.max()))
+        change, levels = medians.iloc[:, -1] - medians.iloc[:, 0], medians.columns
+        apart = medians.max() - medians.min()
         said.append(
-            f"on {task} from {least} to {most} by {_range(moved)} points, while the {len(medians)} "
-            f"lines are {_range(apart)} apart at the same number"
+            f"on {key[1]} from {levels[0]:g} explorers to {levels[-1]:g} by {change.min():+.0f} to "
+            f"{change.max():+.0f} points, while at the same number the {len(medians)} are "
+            f"{apart.min():.0f} to {apart.max():.0f} apart "
+            f"({seeds_each(rows.groupby('name').seed.nunique())})"
         )
     if not said:
         return ""
     return (
-        "How many explore at the start moves the mean win rate (median) of those that explore each "
-        f"by itself: {'; '.join(said)}.\n\n"
+        "Where each agent explores by itself, the mean win rate (median) changes "
+        f"{'; '.join(said)}.\n\n"
     )
 
 
-def _range(values: pd.Series) -> str:
-    return f"{values.min():.0f} to {values.max():.0f}"
-
-
-def by_explorers(noisy: pd.DataFrame) -> None:
+def noise_table(noisy: pd.DataFrame) -> None:
     """Shows the medians of the map of noise, a column for each number of explorers."""
     if len(noisy):
         table = results.by_explorers(noisy).map(per_cent, na_action="ignore").fillna("–")
         table.columns = pd.Index([f"{level:g}" for level in table.columns])
+        table.insert(0, "seeds", noisy.groupby(table.index.names).seed.nunique())
         show_text(table.reset_index().rename(columns={"task": "map", "name": "algorithm"}))
 
 
@@ -345,7 +365,7 @@ def start_today(found: pd.DataFrame) -> str:
         medians = {key: scores.median() for key, scores in lines.items()}
         top = max(medians, key=lambda key: medians[key])
         best = lines[top]
-        if medians[top] < LITTLE:
+        if _little(mine):
             said.append(
                 f"{where}nothing is advised: the best of {len(lines)}, {_at(top)}, has a mean win "
                 f"rate of {per_cent(medians[top])}."

@@ -16,11 +16,12 @@ from conftest import ROOT
 from fake_runs import write_runs
 
 from analysis.charts.curves import figure1
-from analysis.charts.show import mimebundle
-from analysis.report import write_report, write_study
+from analysis.charts.show import VEGALITE, mimebundle
+from analysis.report import pictures, write_report, write_study
 from analysis.report.findings import beside, findings, who_keeps
 from analysis.report.markdown import mathml, to_html
 from analysis.tables import curves
+from ovmse.errors import UserError
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TEXT = r"""
@@ -214,3 +215,11 @@ def test_two_lines_beside_each_other_are_what_their_runs_measured() -> None:
     assert said.startswith("On 2s3z medium, from")
     assert re.findall(r"\d+ %", said) == [start, *expected]
     assert len(findings()) == 3
+
+
+def test_a_picture_of_the_first_panels_has_no_others() -> None:
+    whole, first = (pictures.chart("05_ablation", VEGALITE, panels) for panels in (None, 1))
+    assert len(whole["vconcat"]) > 1 and first["vconcat"] == whole["vconcat"][:1]
+    assert first["title"] == whole["title"]
+    with pytest.raises(UserError, match="00_walkthrough holds no chart of application/x"):
+        pictures.chart("00_walkthrough", "application/x")

@@ -120,6 +120,13 @@ def test_unfinished_and_incomparable_runs(folder: Path) -> None:
     with pytest.raises(UserError, match=said):
         results.finished(both)
     results.finished(pd.concat([table, noise.assign(code="x").query("task != '2s3z'")]))
+    # what is laid side by side learned from one file; the map of noise stands by itself
+    setting = results.read(folder / "paper_setting.parquet").query("task == '2s3z'")
+    setting = setting[setting.dataset == "medium"].assign(dataset_sha256="e" * 64)
+    tuned = setting.assign(item="at_its_best", dataset_sha256="f" * 64)
+    with pytest.raises(UserError, match="on 2s3z medium learned from several files, .*at_its_best"):
+        results.finished(pd.concat([setting, tuned]))
+    results.finished(pd.concat([setting, noise.assign(dataset_sha256="f" * 64)]))
 
 
 def test_differences_are_of_pairs_and_adjusted_within_a_question(found: pd.DataFrame) -> None:
@@ -335,8 +342,9 @@ def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFra
     assert f"5m_vs_6m medium** (3 seeds): highest at the end: {ends.idxmax()} (" in text
     assert "OVMSE is not told from any of 13 others (so few seeds cannot tell any)" in text
     assert "- **2s3z medium**: SE +" in verdicts.which_part(found)
-    lost = found.assign(mean=found["mean"].where(found.task != "5m_vs_6m", 0.04))
-    few = "- **5m_vs_6m medium**: no run has a mean win rate of 5 %, so no part shows."
+    other = found.task != "5m_vs_6m"
+    lost = found.assign(**{of: found[of].where(other, 0.04) for of in ("mean", "end")})
+    few = "- **5m_vs_6m medium**: no line wins 5 % of its battles, so no part shows."
     assert few in verdicts.which_part(lost) and few not in verdicts.which_part(found)
     alone = verdicts.which_part(found[found.seed == found.seed.min()])
     assert " points (one seed)" in alone and "nan" not in alone
@@ -396,10 +404,14 @@ def test_how_far_the_number_of_explorers_moves_a_line() -> None:
     one = by_hand({"SE": 0.9}, range(1), 0.25).assign(item="noise")
     half = by_hand({"MACQL": 0.0}, range(1), 5).assign(item="noise", exploration="epsilon_greedy")
     assert verdicts.one_curve(pd.concat([rows, one, half])).startswith(
-        "How many explore at the start moves the mean win rate (median) of those that explore each "
-        "by itself: on 2s3z from 0.25 to 5 by 20 to 70 points, while the 2 lines are 10 to 40 "
-        "apart at the same number.\n\nAt the same expected number of explorers, on 2s3z "
+        "Where each agent explores by itself, the mean win rate (median) changes on 2s3z from 0.25 "
+        "explorers to 5 by -70 to -20 points, while at the same number the 2 are 10 to 40 apart "
+        "(one seed).\n\nAt the same expected number of explorers, on 2s3z "
     )
+    other = rows.assign(task="6h_vs_8z", mean=0.5, explorers=rows.explorers.replace(5, 6))
+    text = verdicts.one_curve(pd.concat([rows, other]))
+    assert "; on 6h_vs_8z from 0.25 explorers to 6 by +0 to +0 points, while at" in text
+    assert text.endswith("explorers, no seed has both schemes yet.")
     table = results.by_explorers(pd.concat([rows, one]))
     assert table.loc[("2s3z", "medium", "OVM")].round(2).tolist() == [0.7, 0.5]
     assert np.isnan(table.loc[("2s3z", "medium", "SE"), 5])
@@ -447,7 +459,8 @@ def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
         "- **2s3z medium** (10 seeds): highest at the end: SE (72 %), OVMSE 62 %; highest at its "
         "lowest test: SE (32 %), OVMSE 22 %; in mean win rate OVMSE is above MACQL, below SE, not "
         "told from OVM\n\n"
-        "Win rates at the end and in the lowest test are medians, not tested; OVMSE is compared"
+        "What is highest at the end and in the lowest test is so in medians, not tested; OVMSE is "
+        "compared"
     )
     one = by_hand(LINES, range(5))
     one.loc[(one.name == "SE") & (one.seed == 0), "end"] = 0.0  # of a median little is lost
@@ -635,6 +648,13 @@ def test_who_made_the_runs_is_said_with_their_card(
     assert said.endswith(f"first `git checkout {results.COMMITS[shipped]} && {then}`.")
     monkeypatch.setattr(verdicts, "learning_code_key", lambda: shipped)
     assert "checkout" not in verdicts.made_by(mine.assign(code=shipped))
+    both = results.only(lines, "paper_setting", "noise").query("task == '6h_vs_8z'")
+    assert "file" not in verdicts.made_by(both)
+    files = both["item"].map({"paper_setting": "a" * 64, "noise": "b" * 64})
+    assert verdicts.made_by(both.assign(dataset_sha256=files)).endswith(
+        " **6h_vs_8z medium is not the same file everywhere**: aaaaaaaa (paper_setting); bbbbbbbb "
+        "(noise). Compare only within each."
+    )
     assert verdicts.made_by(results.only(lines, "noise").assign(code=None)).startswith(
         "Made by learning code unknown; "
     )
