@@ -90,6 +90,9 @@ def test_finished_runs_are_added_to_the_results_with_a_card(
     assert "| OVMSE | 2 | 100 % | " in card and "3 of 242 planned runs" in card
     assert "--scale 2s3z_medium --folder runs/paper_setting/2s3z_medium" in card
     assert "Seeds: 10, 11." in card
+    assert (
+        f" {table.dataset_sha256.dropna().iloc[0][:8]}.\n" in card.split("Datasets (SHA-256): ")[1]
+    )
     before = (tmp_path / "paper_setting.parquet").read_bytes()
     table.assign(code="other").to_parquet(tmp_path / "noise.parquet")
     with pytest.raises(UserError, match="several states of the learning code"):

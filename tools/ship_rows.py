@@ -41,6 +41,7 @@ Every test of every run, with all settings, the code's key and the versions: `{i
     python tools/ship_rows.py {item} runs/{item}  # adds their rows to the file and this card
 
 Machine: {machines}; one thread a run. Code: {code}. Seeds: {seeds}.
+Datasets (SHA-256): {files}.
 """
 
 
@@ -93,6 +94,8 @@ def card(item: str, table: pd.DataFrame, found: pd.DataFrame) -> str:
                 f"{m:.0f} %" + (f" ({a:.0f} to {b:.0f})" if f"{a:.0f}" != f"{b:.0f}" else "")
                 for m, a, b in three
             ]
+    names = ["task", "dataset", "dataset_sha256"]
+    files = set(table[names].dropna().itertuples(index=False, name=None))
     plans = [plan for plan in results.PLANNED if plan.item == item]
     grid = (PROJECT / f"notebooks/grids/results/{item}.yaml").read_text().split("notebook:")[0]
     return CARD.format(
@@ -112,6 +115,7 @@ def card(item: str, table: pd.DataFrame, found: pd.DataFrame) -> str:
             for code in sorted(table.code.unique())
         ),
         seeds=", ".join(map(str, sorted(table.seed.unique()))),
+        files="; ".join(f"{task} {data} {sha[:8]}" for task, data, sha in sorted(files)) or "none",
     )
 
 
