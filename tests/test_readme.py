@@ -177,11 +177,11 @@ def test_what_each_part_adds(every: pd.DataFrame) -> None:
 
 
 def test_what_luck_alone_would_show(every: pd.DataFrame) -> None:
-    for task, dataset, start in (("2s3z", "medium", 68), ("2s3z", "medium_replay", 58)):
+    for dataset in ("medium", "medium_replay"):
+        rows = whole(every, "2s3z", dataset)
+        start = round(100 * rows[rows.name == "OVMSE"].start.median())
         lowest = 100 * lowest_by_luck(start / 100)
         said(f"a team that stays at {start} % would show {lowest:.0f} % as its lowest test")
-        rows = whole(every, task, dataset)
-        assert rows[rows.name == "OVMSE"].start.median() == pytest.approx(start / 100, abs=0.01)
 
 
 def test_what_a_test_tells(every: pd.DataFrame) -> None:
@@ -285,6 +285,9 @@ def test_2s3z_medium_replay(every: pd.DataFrame) -> None:
         f"all explore at once, OVMSE to {span(rows, 'OVMSE', 'lowest')}, SE to "
         f"{span(rows, 'SE', 'lowest')}."
     )
+    learned = rows[rows.algorithm != "qmix"]
+    alike = learned.lowest >= learned.start.map(lowest_by_luck)
+    said(f"of these {len(learned)} runs {alike.sum()} lie no lower than luck alone puts one of two")
 
 
 def test_3s5z(every: pd.DataFrame) -> None:
