@@ -170,13 +170,21 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _require_one(table: pd.DataFrame, of: Sequence[str], name: str, said: str) -> None:
-    """Raises UserError where the runs `of` one map, or one of its datasets, differ in the column
-    `name`: pages lay what was asked of them side by side."""
+    """Raises UserError where the runs `differ`: pages lay what was asked of them side by side."""
+    for where, found in differ(table, of, name).items():
+        raise UserError(f"the runs on {where} {said}, {found}: pick one")
+
+
+def differ(table: pd.DataFrame, of: Sequence[str], name: str) -> dict[str, str]:
+    """Of which maps, or datasets of a map (`of`), the runs differ in the column `name`, and which
+    items have which of its values; in words."""
+    out = {}
     for key, rows in table.groupby([*of]):
         each = rows.groupby(name, dropna=False)["item"].unique()
         if len(each) > 1:
-            found = "; ".join(f"{str(v)[:8]} ({', '.join(sorted(i))})" for v, i in each.items())
-            raise UserError(f"the runs on {' '.join(key)} {said}, {found}: pick one")
+            items = (f"{str(v)[:8]} ({', '.join(sorted(i))})" for v, i in each.items())
+            out[" ".join(key)] = "; ".join(items)
+    return out
 
 
 def _names(rows: pd.DataFrame, item: str) -> list[str]:

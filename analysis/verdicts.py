@@ -80,15 +80,9 @@ def made_by(lines: pd.DataFrame) -> str:
             " Runs of other code do not join these: for more, first `git checkout "
             f"{at[0]} && git checkout @{{-1}} -- notebooks/grids`."
         )
-    for task, rows in lines.dropna(subset="dataset_sha256").groupby("task", sort=False):
-        for data, mine in rows.groupby("dataset", sort=False):
-            files = mine.groupby("dataset_sha256", sort=False)["item"].unique()
-            if len(files) > 1:
-                each = "; ".join(f"{file[:8]} ({', '.join(i)})" for file, i in files.items())
-                said += (
-                    f" **{task} {data} is not the same file everywhere**: {each}. Compare only "
-                    "within each."
-                )
+    known = lines.dropna(subset="dataset_sha256")
+    for where, found in results.differ(known, ["task", "dataset"], "dataset_sha256").items():
+        said += f" **{where} is not the same file everywhere**: {found}. Compare only within each."
     return said
 
 
