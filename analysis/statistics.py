@@ -131,8 +131,9 @@ def story(steps: Numbers, wins: Numbers) -> Story:
         return float(x[reached.argmax()]) if reached.any() else float("nan")
 
     start, lowest, at = float(y[0]), float(y[low]), float(x[low])
-    kept = lowest / start if start >= LITTLE else float("nan")
-    recover = first((y >= start) & (x >= at)) - at if start >= LITTLE else float("nan")
+    kept = recover = float("nan")
+    if start >= LITTLE:
+        kept, recover = lowest / start, first((y >= start) & (x >= at)) - at
     return Story(start, lowest, float(y[-1]), 1 - mean, kept, at, recover,
                  first(y >= 0.4), first(y >= 0.8))  # fmt: skip
 
