@@ -21,7 +21,7 @@ from ovmse.runs.code import learning_code_key
 from ovmse.runs.files import SHIPPED_DATA
 
 TOLD = 0.05  # of a Holm-adjusted sign-flip p
-FEW = 5  # seeds: with two or three, a bootstrap's interval of 95 % holds the truth 8 times in 10
+FEW = 5  # seeds: with fewer, neither a bootstrap's interval nor that all agree says much
 SAME = 0.05  # mean win rates whose interval lies within this of each other count as one curve
 
 
@@ -200,11 +200,12 @@ def _little(rows: pd.DataFrame) -> bool:
 
 
 def _rivals(table: pd.DataFrame) -> str:
-    """Which rivals OVMSE is above, below, or not told from, by the sign-flip p after Holm."""
+    """Which rivals OVMSE is above, below, or not told from, by the sign-flip p after Holm; where so
+    few seeds cannot tell, from which it differs the same way on each of `FEW` seeds or more."""
     if table.empty:
         return ""
     told = table.holm < TOLD
-    said = []
+    said, more = [], ""
     if len(below := table[told & (table["mean"] < 0)]):
         said.append(f"above {_all_of(below, table)}")
     if len(above := table[told & (table["mean"] > 0)]):
@@ -212,7 +213,15 @@ def _rivals(table: pd.DataFrame) -> str:
     if len(rest := table[~told]):
         why = _too_few(int(rest.seeds.max()), len(rest))
         said.append(f"not told from {_all_of(rest, table, 'any of')}{why}")
-    return "; in mean win rate OVMSE is " + ", ".join(said)
+        if why and rest.seeds.min() >= FEW:
+            least, most = rest.each.map(min), rest.each.map(max)
+            ways = {
+                "above": ", ".join(rest.name[most < 0]),
+                "below": ", ".join(rest.name[least > 0]),
+            }
+            each = ", ".join(f"{way} {names}" for way, names in ways.items() if names)
+            more = f"; yet on every seed that they share it is {each}" if each else ""
+    return "; in mean win rate OVMSE is " + ", ".join(said) + more
 
 
 def _too_few(seeds: int, comparisons: int) -> str:

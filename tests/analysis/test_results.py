@@ -481,7 +481,14 @@ def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
         "explorer), has a mean win rate of 0 %."
     )
     pair = verdicts.who_wins(one[one.name.isin(["OVMSE", "SE"])])
-    assert "OVMSE is not told from SE (so few seeds cannot tell any)" in pair  # 2 / 2^5 = .0625
+    every = "; yet on every seed that they share it is below SE\n"
+    said = "OVMSE is not told from SE (so few seeds cannot tell any)"  # 2 / 2^5 = .0625
+    assert said + every in pair
+    one.loc[(one.name == "SE") & (one.seed == 0), "mean"] = 0.0
+    split = verdicts.who_wins(one[one.name.isin(["OVMSE", "SE", "MACQL"])])
+    assert f"cannot tell any){every.replace('below SE', 'above MACQL')}" in split
+    four = verdicts.who_wins(one[one.seed > 0])
+    assert "cannot tell any)\n" in four and "yet" not in four
     alone = verdicts.who_wins(one[one.name == "SE"])
     assert "nothing is compared with OVMSE" in alone and "only SE was run" in alone
     [start, _, least] = verdicts.start_today(by_hand(LINES, range(10))).splitlines()
