@@ -11,13 +11,16 @@ for (const wide of document.querySelectorAll("pre, .output_html, .text_cell tabl
 const grown = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
 const room = document.querySelector("main").clientWidth;
 
+// text: a line, or a list of lines
 function wrapped(text, most) {
-  const lines = [""];
-  for (const word of text.split(" ")) {
-    if (lines.at(-1) && (lines.at(-1) + word).length > most) lines.push(word);
-    else lines[lines.length - 1] += (lines.at(-1) && " ") + word;
-  }
-  return lines;
+  return [text].flat().flatMap((whole) => {
+    const lines = [""];
+    for (const word of whole.split(" ")) {
+      if (lines.at(-1) && (lines.at(-1) + word).length > most) lines.push(word);
+      else lines[lines.length - 1] += (lines.at(-1) && " ") + word;
+    }
+    return lines;
+  });
 }
 
 function narrow(spec, most = 260) {
@@ -36,7 +39,7 @@ function narrow(spec, most = 260) {
   return spec;
 }
 
-for (const chart of document.querySelectorAll("figure.chart")) {
+async function show(chart) {
   const spec = JSON.parse(chart.querySelector("script").textContent);
   const mode = chart.dataset.mode ?? "vega-lite";
   spec.description ??= chart.querySelector("img")?.alt ?? "chart"; // said by a screen reader
@@ -45,14 +48,11 @@ for (const chart of document.querySelectorAll("figure.chart")) {
   const draw = (one) => vegaEmbed(place, one, { mode, renderer: "svg", actions });
   const width = () => place.querySelector("svg").viewBox.baseVal.width;
   const narrows = mode === "vega-lite" && room < 640;
-  draw(narrows ? narrow(structuredClone(spec)) : spec)
-    .then(() => {
-      const lacking = Math.ceil(width() - room);
-      if (narrows && lacking > 0) return draw(narrow(spec, Math.max(130, 260 - lacking)));
-    })
-    .then(() => {
-      place.querySelector("svg").style.width = `${width() * grown}px`;
-      chart.querySelector("details > summary")?.setAttribute("aria-label", "save this chart");
-    })
-    .catch(console.error);
+  await draw(narrows ? narrow(structuredClone(spec)) : spec);
+  const lacking = Math.ceil(width() - room);
+  if (narrows && lacking > 0) await draw(narrow(spec, Math.max(130, 260 - lacking)));
+  place.querySelector("svg").style.width = `${width() * grown}px`;
+  chart.querySelector("details > summary")?.setAttribute("aria-label", "save this chart");
 }
+
+for (const chart of document.querySelectorAll("figure.chart")) show(chart).catch(console.error);
