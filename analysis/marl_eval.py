@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import results
+from ovmse.errors import UserError
 from ovmse.runs.files import replacing
 
 METRICS = {"win_rate": "test_win_rate", "return": "test_return"}
@@ -62,4 +63,7 @@ def main(source: str, folder: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("python -m analysis.marl_eval SOURCE FOLDER")
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except UserError as error:
+        sys.exit(str(error))

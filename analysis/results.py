@@ -19,6 +19,7 @@ import pandas as pd
 
 from analysis import statistics
 from analysis.tables import CONTROLS, RESULTS, WHO, curves, measured, named
+from ovmse.config import Config
 from ovmse.datasets.dataset import DatasetError, dataset_path
 from ovmse.envs.smac_units import MAPS
 from ovmse.errors import UserError
@@ -35,6 +36,16 @@ class Planned(NamedTuple):
     task: str
     dataset: str
     runs: int
+
+    @property
+    def online_steps(self) -> int:
+        """Of each of its runs."""
+        return {"tuning": 60_000, "noise": 100_000, "mixing_ratio": 200_000}.get(self.item, 300_000)
+
+    @property
+    def seeds(self) -> range:
+        """Among which its runs' seeds are."""
+        return range(50, 52) if self.item == "tuning" else range(20, 30)
 
     @property
     def command(self) -> str:
@@ -69,6 +80,7 @@ QUESTION = ["item", "task", "dataset"]
 LINE = ["name", *WHO]
 FORMS = {"macql": "conservative", "calibrated": "calibrated (MACal-QL, WSRL)"}
 COMPARED = ("paper_setting", "hard_map")  # each algorithm as it is, eps from 1.0
+NO_DATA = "no data"  # the dataset of runs that learned from none, where no other is on their map
 
 # What each algorithm may have tuned for itself; elsewhere all have what their algorithm says.
 TUNED = ["epsilon_start", "epsilon_end", "epsilon_anneal", "online_lr", "lr_warmup_updates",
@@ -118,9 +130,17 @@ def read(source: str | Path = "") -> pd.DataFrame:
     else:
         return pd.DataFrame(columns=[*COLUMNS, "variant", "item"])
     table = pd.concat(parts, ignore_index=True)
-    if table.seed.isna().any() or not table.test_win_rate.dropna().between(0, 1).all():
-        raise UserError(f"{folder}: every row needs a seed, and win rates are shares from 0 to 1")
+    for name in NUMBERS:
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            raise UserError(f"{folder}: {name} has to be numbers, and is {table[name].dtype}")
+    if table[["seed", "epsilon_start"]].isna().any(axis=None):
+        raise UserError(f"{folder}: every row needs its seed and its epsilon_start")
+    if not table.test_win_rate.dropna().between(0, 1).all():
+        raise UserError(f"{folder}: win rates are shares from 0 to 1")
     return table.assign(cql_anneal=pd.to_numeric(table.cql_anneal))
+
+
+NUMBERS = ["seed", "epsilon_start", "online_steps", "env_steps", "test_win_rate", "test_return"]
 
 
 def _item(place: str) -> str:
@@ -133,9 +153,10 @@ def _item(place: str) -> str:
 
 def questions(table: pd.DataFrame) -> list[tuple[str, str, str]]:
     """Item, map and dataset of all that may be compared, in the order of the plan. A run that
-    learned from no data counts for every dataset of its map."""
-    found = table.dropna(subset="dataset")[["item", "task", "dataset"]].drop_duplicates()
-    keys = [tuple(row) for row in found.itertuples(index=False)]
+    learned from no data counts for every dataset of its map, and for `NO_DATA` if there is none."""
+    each = table.groupby(["item", "task"]).dataset.unique()
+    keys = [(*key, data) for key, of in each.items() for data in of if pd.notna(data)]
+    keys += [(*key, NO_DATA) for key, of in each.items() if pd.isna(of).all()]
     order = [(p.item, p.task, p.dataset) for p in PLANNED]
     return sorted(keys, key=lambda k: (order.index(k) if k in order else len(order), k))
 
@@ -157,7 +178,7 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for key in questions(table):
         rows = of_question(table, *key)
-        online = rows[rows.phase == "online"].groupby("run")
+        online = rows[(rows.phase == "online") & rows.test_win_rate.notna()].groupby("run")
         done = online.env_steps.max() >= online.online_steps.first()
         rows = rows[rows.run.isin(done.index[done])]
         rows = measured(rows, "test_win_rate", by=(*WHO, *VARIED.get(key[0], [])))
@@ -226,8 +247,8 @@ def runs(lines: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*columns, "explorers", "first_return", "last_return"])
 
 
-SETTING = ["preset", "backend", "exploration", "online_cql", "mixing_ratio", "online_steps",
-           "long_test_battles", *TUNED]  # fmt: skip
+OF_ITS_OWN = ("algorithm", "task", "dataset", "seed", "continue_with_other_code")
+SETTING = [name for name in Config.model_fields if name not in OF_ITS_OWN]
 
 
 def n_agents(task: str) -> int:
@@ -492,14 +513,39 @@ def _with_before(found: pd.DataFrame) -> pd.DataFrame:
 
 def status(found: pd.DataFrame) -> pd.DataFrame:
     """What was planned, and how many of its runs are among those `found`, as from `runs`: `item`,
-    `task`, `dataset`, `planned`, `there`, `command`. A run counts for one dataset alone. What each
-    is at its best is planned once it is tuned."""
+    `task`, `dataset`, `planned`, `there`, `command`. A run counts for one dataset alone, and not if
+    its seed or its steps are not the plan's. What each is at its best is planned once it is tuned.
+    """
     plans = pd.DataFrame(PLANNED).assign(command=[plan.command for plan in PLANNED])
     groups = plans.groupby(QUESTION, sort=False)
     table = groups.agg(planned=("runs", "sum"), command=("command", "; ".join)).reset_index()
-    there = found.drop_duplicates("run").groupby(QUESTION).size()
+    runs = found.drop_duplicates("run")
+    there = runs[_as_planned(runs)].groupby(QUESTION).size()
     table["there"] = [there.get(tuple(key), 0) for key in table[QUESTION].itertuples(index=False)]
     return table
+
+
+def _as_planned(found: pd.DataFrame) -> np.ndarray:
+    """Which runs some plan has, by what is asked of them, their seed and their steps."""
+    plans = {(p.item, p.task, p.dataset): p for p in PLANNED}
+
+    def has(item: str, task: str, dataset: str, seed: int, steps: int) -> bool:
+        plan = plans.get((item, task, dataset))
+        return plan is not None and seed in plan.seeds and steps == plan.online_steps
+
+    rows = found[[*QUESTION, "seed", "online_steps"]].itertuples(index=False, name=None)
+    return np.array([has(*row) for row in rows], bool)
+
+
+def unplanned(found: pd.DataFrame) -> str:
+    """What no plan has of the runs `found`, in words; nothing, if there is none."""
+    runs = found.drop_duplicates("run")
+    rows, said = runs[~_as_planned(runs)], []
+    for (_, task, data), mine in rows.groupby(QUESTION, sort=False):
+        seeds = ", ".join(str(seed) for seed in sorted(set(mine.seed)))
+        steps = " or ".join(f"{n:,.0f}" for n in sorted(set(mine.online_steps)))
+        said.append(f"{len(mine)} on {task} {data} (seeds {seeds}; {steps} steps)")
+    return "; ".join(said)
 
 
 def only(found: pd.DataFrame, *items: str) -> pd.DataFrame:

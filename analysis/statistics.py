@@ -35,10 +35,14 @@ class Paired(NamedTuple):
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
-    """Compares two algorithms by seed -> score. Raises `UserError` if they share no seed."""
+    """Compares two algorithms by seed -> score. Raises `UserError` if they share no seed, or have a
+    score that is no number."""
     if not (seeds := sorted(set(a) & set(b))):
         raise UserError("the two share no seed: there is no pair to compare")
     d = np.array([a[s] - b[s] for s in seeds], float)
+    if not np.isfinite(d).all():
+        seed = seeds[int(np.isfinite(d).argmin())]
+        raise UserError(f"seed {seed}: got {a[seed]} and {b[seed]}, allowed: two numbers")
     mean, half = float(d.mean()), _half(d)
     return Paired(d, mean, mean - half, mean + half, sign_flip(d))
 

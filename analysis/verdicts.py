@@ -13,10 +13,9 @@ from IPython.display import Markdown, display
 from analysis import results
 from analysis.answers import seeds_each, tell
 from analysis.charts.show import show, show_table, show_text
-from analysis.results import LINE, QUESTION
-from analysis.statistics import LITTLE, holm, paired, wilson
+from analysis.results import QUESTION
+from analysis.statistics import LITTLE, wilson
 from analysis.tables import DIFFERENCES, RESULTS, per_cent
-from ovmse.config import Config
 from ovmse.runs.code import learning_code_key
 from ovmse.runs.files import SHIPPED_DATA
 
@@ -28,8 +27,8 @@ SAME = 0.05  # mean win rates whose interval lies within this of each other coun
 def drawn(
     rows: pd.DataFrame, chart: Callable[[pd.DataFrame], alt.TopLevelMixin], *items: str
 ) -> None:
-    """Shows the chart of `rows`; where there are none, which commands would make them (nothing, if
-    no items are named: a sentence has said it)."""
+    """Shows the chart of `rows`; where there are none, which commands make what is shown here
+    (nothing, if no items are named: a sentence has said it)."""
     if len(rows):
         show(chart(rows))
     elif items:
@@ -38,8 +37,8 @@ def drawn(
 
 def tabled(rows: pd.DataFrame, *items: str) -> None:
     """Shows `rows` as a table for readers, differences with their intervals; where there are none,
-    which commands would make them (nothing, if no items are named: a chart has said it). The grid
-    is a column where a map and dataset is of several."""
+    which commands make what is shown here (nothing, if no items are named: a chart has said it).
+    The grid is a column where a map and dataset is of several."""
     if rows.empty:
         if items:
             _not_run(items)
@@ -56,15 +55,23 @@ def tabled(rows: pd.DataFrame, *items: str) -> None:
 
 
 def planned(lines: pd.DataFrame, found: pd.DataFrame) -> None:
-    """Shows how many of the planned runs are there, the code that made them, the cards of those
-    that ship, and the commands of what is not whole; of `results.finished` tests and their runs."""
+    """Shows how many of the planned runs are there, which others, the code that made them, the
+    cards of those that ship, and the commands of what is not whole; of `results.finished` tests and
+    their runs."""
     table = results.status(found)
     show_table(table.drop(columns="command"), RESULTS)
+    if others := results.unplanned(found):
+        display(Markdown(f"**Not of this plan**, and shown all the same: {others}."))
     if len(lines):
         display(Markdown(made_by(lines)))
     missing = table[table.there < table.planned]
     if len(missing):
         _commands("**What is missing.**", "; ".join(missing.command).split("; "))
+    if untuned := list(missing.task[(missing["item"] == "tuning") & (missing.there == 0)]):
+        display(Markdown(
+            f"Each at its best on {' and '.join(untuned)} is planned once that is tuned: "
+            "`python tools/at_its_best.py` adds it to its grid."
+        ))  # fmt: skip
 
 
 def made_by(lines: pd.DataFrame) -> str:
@@ -87,12 +94,15 @@ def made_by(lines: pd.DataFrame) -> str:
 
 
 def _not_run(items: Sequence[str]) -> None:
-    _commands("**Not run.**", [p.command for p in results.PLANNED if p.item in items])
+    _commands(
+        "**Not run**, or without what it would be compared with.",
+        [plan.command for plan in results.PLANNED if plan.item in items],
+    )
 
 
 def _commands(said: str, commands: Sequence[str]) -> None:
     lines = "\n".join(commands)
-    display(Markdown(f"{said} What would make it:\n\n```\n{lines}\n```"))
+    display(Markdown(f"{said} What makes it:\n\n```\n{lines}\n```"))
 
 
 def who_wins(found: pd.DataFrame) -> str:
@@ -113,6 +123,7 @@ def one_seed(found: pd.DataFrame) -> None:
     said = []
     for key, rows in found.groupby(QUESTION, sort=False):
         rows = rows[rows.groupby("name").seed.transform("nunique") == 1]
+        rows = rows.dropna(subset="long_test_battles")
         low, high = wilson(rows.end.to_numpy(), rows.long_test_battles.to_numpy())
         each = [
             f"{name} {per_cent(end)} ({per_cent(a)} to {per_cent(b)})"
@@ -155,16 +166,20 @@ def _ranked(asked: pd.DataFrame) -> str:
     if found.empty:
         return "No seed has every line yet, so nothing is ranked."
     table, parts = results.differences(asked), []
-    for key, rows in found.groupby(QUESTION, sort=False):
+    for key, _ in asked.groupby(QUESTION, sort=False):
+        rows = results.of_question(found, *key)
+        if rows.empty:
+            parts.append(f"**{key[1]} {key[2]}**: no seed has every line yet.")
+            continue
         text = f"only {rows.name.iloc[0]} was run"
         if rows.name.nunique() > 1:
             text = f"highest at the end: {_first(rows, 'end')}"
-            if _little(rows):
+            if little(rows):
                 text += f"; highest return there: {_first(rows, 'last_return', '{:.1f}'.format)}"
             text += f"; highest at its lowest test: {_first(rows, 'lowest')}"
-            text += _rivals(results.of_question(table, *key))
+            text += _rivals(results.of_question(table, *key), rows.seed.nunique())
         seeds = seeds_each(rows.groupby("name").seed.nunique())
-        parts.append(f"**{key[1]} {key[2]}** ({seeds}): {text}")
+        parts.append(f"**{key[1]} {key[2]}** ({seeds}): {text}.")
     more = len(set(asked.run) - set(found.run))
     left = f" ({more} runs of seeds that not every line has are left out)" if more else ""
     compared = (
@@ -192,16 +207,17 @@ def _first(rows: pd.DataFrame, measure: str, written: Callable[[float], str] = p
     return text
 
 
-def _little(rows: pd.DataFrame) -> bool:
+def little(rows: pd.DataFrame) -> bool:
     """Whether no line wins `LITTLE` of its battles, on the way or at the end (medians): then win
     rates tell nothing."""
     lines = rows.groupby(["name", "epsilon_start"])
     return lines[["mean", "end"]].median().max(axis=None) < LITTLE
 
 
-def _rivals(table: pd.DataFrame) -> str:
+def _rivals(table: pd.DataFrame, seeds: int) -> str:
     """Which rivals OVMSE is above, below, or not told from, by the sign-flip p after Holm; where so
-    few seeds cannot tell, from which it differs the same way on each of `FEW` seeds or more."""
+    few seeds cannot tell, from which it differs the same way on each of `FEW` seeds or more. seeds:
+    how many all lines share; two lines may share more."""
     if table.empty:
         return ""
     told = table.holm < TOLD
@@ -211,7 +227,7 @@ def _rivals(table: pd.DataFrame) -> str:
     if len(above := table[told & (table["mean"] > 0)]):
         said.append(f"below {_all_of(above, table)}")
     if len(rest := table[~told]):
-        why = _too_few(int(rest.seeds.max()), len(rest))
+        why = too_few(int(rest.seeds.max()), len(rest))
         said.append(f"not told from {_all_of(rest, table, 'any of')}{why}")
         if why and rest.seeds.min() >= FEW:
             least, most = rest.each.map(min), rest.each.map(max)
@@ -221,12 +237,13 @@ def _rivals(table: pd.DataFrame) -> str:
             }
             each = ", ".join(f"{way} {names}" for way, names in ways.items() if names)
             more = f"; yet on every seed that they share it is {each}" if each else ""
-    return "; in mean win rate OVMSE is " + ", ".join(said) + more
+    pairs = f" (up to {table.seeds.max()} pairs)" if table.seeds.max() > seeds else ""
+    return f"; in mean win rate{pairs} OVMSE is " + ", ".join(said) + more
 
 
-def _too_few(seeds: int, comparisons: int) -> str:
+def too_few(seeds: int, comparisons: int) -> str:
     """Said where the least p that so many pairs can have is not below `TOLD` after Holm."""
-    return " (so few seeds cannot tell any)" if 2 / 2**seeds * comparisons > TOLD else ""
+    return " (so few seeds cannot tell any)" if 2 / 2**seeds * max(comparisons, 1) > TOLD else ""
 
 
 def _all_of(some: pd.DataFrame, table: pd.DataFrame, all_of: str = "all") -> str:
@@ -250,23 +267,34 @@ def pooled_of(scores: dict[str, np.ndarray]) -> str:
 
 
 def which_part(found: pd.DataFrame) -> str:
-    """What each part adds to the other two, and whether schemes of exploration fall together."""
+    """What each part adds to the other two (where not all was run, to whatever there is), and
+    whether how many explore decides more than which algorithm learns."""
     compared = results.only(found, *results.COMPARED)
     table, parts = results.effects(compared), []
     for key, rows in table.groupby(QUESTION, sort=False):
-        if _little(results.of_question(compared, *key)):
+        if little(results.of_question(compared, *key)):
             few = f"no line wins {per_cent(LITTLE)} of its battles, so no part shows"
             parts.append(f"- **{key[1]} {key[2]}**: {few}.")
             continue
         whole = rows[rows.beside.str.contains(" and ")]
-        if len(whole) == len(results.PARTS):
-            each = (f"{r.part} {_points(r)}" for r in whole.sort_values("mean")[::-1].itertuples())
-            parts.append(f"- **{key[1]} {key[2]}**: {', '.join(each)}.")
-    said = "No map has runs with and without each part beside the other two yet."
+        every = len(whole) == len(results.PARTS)
+        each = (
+            f"{r.part}{'' if every else _added_to(r.beside)} {_points(r)}"
+            for r in (whole if every else rows).sort_values("mean")[::-1].itertuples()
+        )
+        parts.append(f"- **{key[1]} {key[2]}**: {', '.join(each)}.")
+    said = "No map has runs with and without a part yet."
     if parts:
-        said = "What each of OVMSE's parts adds to the other two, in mean win rate:\n\n"
+        said = (
+            "What each of OVMSE's parts (the memory; SE, exploring one at a time; CQL, the "
+            "conservative term) adds to the other two in mean win rate, or to what is named:\n\n"
+        )
         said += "\n".join(parts)
-    return f"{said}\n\n{one_curve(found)}"
+    return f"{said}\n\n{noise_decides(results.only(found, 'noise'))}"
+
+
+def _added_to(beside: str) -> str:
+    return " by itself" if beside == "nothing" else f" added to {beside}"
 
 
 def _points(row: Any) -> str:
@@ -279,10 +307,31 @@ def _interval(of: Any) -> str:
     return "one seed" if np.isnan(of.low) else f"{100 * of.low:+.1f} to {100 * of.high:+.1f}"
 
 
+def noise_decides(noisy: pd.DataFrame) -> str:
+    """Whether how many explore at first moves every line farther than the lines are apart at any
+    one number, on each map of noise."""
+    said = []
+    for key, change, apart, seeds in _levels(noisy):
+        moved, word = change.abs(), "cannot be said"
+        if moved.min() > apart.max():
+            word = "holds"
+        elif moved.max() < apart.min():
+            word = "does not hold"
+        said.append(
+            f"- **{word}** on {key[1]} ({seeds}): from {apart.index[0]:g} explorers to "
+            f"{apart.index[-1]:g} the mean win rate (median) of "
+            f"{', '.join(change.index.get_level_values('name'))}, where each agent explores by "
+            f"itself, changes by {change.min():+.0f} to {change.max():+.0f} points; at the same "
+            f"number they are {apart.min():.0f} to {apart.max():.0f} apart."
+        )
+    if not said:
+        return "Whether the number of explorers decides more than the algorithm was not run."
+    return "The number of explorers decides more than the algorithm:\n\n" + "\n".join(said)
+
+
 def one_curve(found: pd.DataFrame) -> str:
-    """How far the number of explorers moves a line, and whether exploring one at a time does
-    otherwise than each by itself, at as many explorers: one curve where every level's interval lies
-    within `SAME`, none where one level is told apart."""
+    """Whether exploring one at a time does otherwise than each by itself, at as many explorers: one
+    curve where every level's interval lies within `SAME`, none where one level is told apart."""
     rows, said = results.only(found, "noise"), []
     for one, alone in (("SE", "Switch CQL"), ("OVMSE without CQL", "OVM without CQL")):
         for key, mine in rows.groupby(QUESTION, sort=False):
@@ -304,37 +353,25 @@ def one_curve(found: pd.DataFrame) -> str:
                 word = "do not fall on one curve"
             widest = table.loc[far.idxmax()]
             gap = f"{100 * widest['mean']:+.1f} points at {widest.explorers:g}, {_interval(widest)}"
-            said.append(f"on {key[1]} {one} and {alone} {word} (farthest apart by {gap})")
+            said.append(f"- on {key[1]} {one} and {alone} {word} (farthest apart by {gap})")
     if rows.empty:
         return "The map of noise was not run."
     if not said:
-        said = ["no seed has both schemes yet"]
-    return f"{_moved(rows)}At the same expected number of explorers, {'; '.join(said)}."
+        said = ["- no seed has both schemes yet"]
+    return "At the same expected number of explorers:\n\n" + "\n".join(said)
 
 
-def _moved(noisy: pd.DataFrame) -> str:
-    """What becomes of those that explore each by itself from the fewest explorers to the most, and
-    how far they are apart at the same number, in medians."""
-    alone, said = noisy[noisy.exploration == "epsilon_greedy"], []
+def _levels(noisy: pd.DataFrame) -> Iterator[tuple[tuple, pd.Series, pd.Series, str]]:
+    """Of each map of noise, of the lines that explore each by itself: the question, by how many
+    points the median of each changes from the fewest explorers to the most, how far they are apart
+    at each number, and of how many seeds."""
+    alone = noisy[noisy.exploration == "epsilon_greedy"]
     for key, rows in alone.groupby(QUESTION, sort=False):
         rows = results.shared(rows, ["name", "explorers"])
         medians = 100 * results.by_explorers(rows).dropna()
-        if min(medians.shape) < 2:
-            continue
-        change, levels = medians.iloc[:, -1] - medians.iloc[:, 0], medians.columns
-        apart = medians.max() - medians.min()
-        said.append(
-            f"on {key[1]} from {levels[0]:g} explorers to {levels[-1]:g} by {change.min():+.0f} to "
-            f"{change.max():+.0f} points, while at the same number the {len(medians)} are "
-            f"{apart.min():.0f} to {apart.max():.0f} apart "
-            f"({seeds_each(rows.groupby('name').seed.nunique())})"
-        )
-    if not said:
-        return ""
-    return (
-        "Where each agent explores by itself, the mean win rate (median) changes "
-        f"{'; '.join(said)}.\n\n"
-    )
+        if min(medians.shape) > 1:
+            change, apart = medians.iloc[:, -1] - medians.iloc[:, 0], medians.max() - medians.min()
+            yield key, change, apart, seeds_each(rows.groupby("name").seed.nunique())
 
 
 def noise_table(noisy: pd.DataFrame) -> None:
@@ -344,102 +381,3 @@ def noise_table(noisy: pd.DataFrame) -> None:
         table.columns = pd.Index([f"{level:g}" for level in table.columns])
         table.insert(0, "seeds", noisy.groupby(table.index.names).seed.nunique())
         show_text(table.reset_index().rename(columns={"task": "map", "name": "algorithm"}))
-
-
-def start_today(found: pd.DataFrame) -> str:
-    """For each map, dataset and budget the best line with its noise, those that cannot be told from
-    it, and what these seeds cannot say; a Markdown list."""
-    rows = results.only(found, *results.COMPARED, "noise", results.BEST)
-    if rows.empty:
-        return "Nothing was run yet, so nothing can be advised."
-    said, seeds = [], set()
-    by = ["item", *LINE, "epsilon_start", "explorers", "exploration"]
-    budget = ["task", "dataset", "online_steps"]
-    tried = rows.groupby(budget).epsilon_start.nunique()
-    for task, data, steps, mine in _alike_in_seeds(rows, by, budget):
-        only_tuned = ", each tuned" if set(mine["item"]) == {results.BEST} else ""
-        where = f"- **{task}, {data}, {steps:,} steps{only_tuned}**: "
-        mine = results.shared(mine, by, within=budget)
-        if mine.empty:
-            said.append(f"{where}no seed has every line yet, so nothing is advised.")
-            continue
-        runs = dict(iter(mine.groupby(by, sort=False)))
-        lines = {key: line.set_index("seed")["mean"] for key, line in runs.items()}
-        medians = {key: scores.median() for key, scores in lines.items()}
-        top = max(medians, key=lambda key: medians[key])
-        best = lines[top]
-        if _little(mine):
-            said.append(
-                f"{where}nothing is advised: the best of {len(lines)}, {_at(top)}, has a mean win "
-                f"rate of {per_cent(medians[top])}."
-            )
-            continue
-        others = sorted((key for key in medians if key != top), key=lambda key: -medians[key])
-        p = holm([paired(lines[key].to_dict(), best.to_dict()).p for key in others] or [1.0])
-        alike = [f"{_at(k)}, {per_cent(medians[k])}" for k, one in zip(others, p) if one >= TOLD]
-        why = _too_few(len(best), len(others))
-        spread = f"{per_cent(best.min())} to {per_cent(best.max())}, {len(best)} seeds"
-        spread = spread if len(best) > 1 else "one seed"
-        spread += ": a lead, no advice" if why else ""
-        text = f"{where}{_at(top)}, mean win rate {per_cent(best.median())} ({spread})."
-        if mine.epsilon_start.nunique() == 1 and not only_tuned:
-            some = " on all of these seeds" if tried[task, data, steps] > 1 else ""
-            text += f" No other ε was tried{some}."
-        if alike:
-            more = f" and {len(alike) - 6} others" if len(alike) > 6 else ""
-            text += f" Not told from it in paired seeds: {'; '.join(alike[:6])}{more}{why}."
-        elif others:
-            text += (
-                f" In paired seeds the mean win rate of each of the {len(others)} others is lower, "
-                "told after Holm; that the best was picked by the same seeds is not in p."
-            )
-        said.append(f"{text} To train it: `{_train(runs[top].iloc[0])}`.")
-        seeds.add(len(best))
-    if not seeds:
-        return "\n".join(said)
-    least = ", ".join(f"{2 / 2**n:.2g} with {n}" for n in sorted(seeds, reverse=True))
-    said.append(
-        f"\nWhat these seeds cannot say: the best of many lines is picked by its own luck too, so "
-        f"its number is a little high; the least sign-flip p that paired seeds can give is {least};"
-        " other maps, datasets or StarCraft II itself were not played; and lines are compared only "
-        "where they have the same seeds."
-    )
-    return "\n".join(said)
-
-
-def _alike_in_seeds(
-    rows: pd.DataFrame, by: Sequence[str], budget: Sequence[str]
-) -> Iterator[tuple[str, str, int, pd.DataFrame]]:
-    """What may be compared within each `budget`: its items together where the lines (`by`) of each
-    share the same seeds, and else apart. One that has only begun takes no seeds from the others."""
-    for key, mine in rows.groupby([*budget], sort=False):
-        items: dict[frozenset, list[pd.DataFrame]] = {}
-        for _, part in mine.groupby("item", sort=False):
-            seeds = results.shared(part, by, within=budget).seed
-            items.setdefault(frozenset(seeds), []).append(part)
-        for parts in items.values():
-            yield (*key, pd.concat(parts))
-
-
-def _at(key: tuple) -> str:
-    """A line and its noise."""
-    item, name, _, _, epsilon, explorers, exploration = key
-    name += ", tuned," if item == results.BEST else ""
-    name += ", centralised," if exploration == "sequential_centralised" else ""
-    return f"{name} from ε {epsilon:g} ({explorers:g} explorer{'s' * (explorers != 1)})"
-
-
-def _train(run: pd.Series) -> str:
-    """The command of such a run, with the settings that the defaults of its algorithm differ in."""
-    given = {name: run[name] for name in ("algorithm", "task", "dataset")}
-    words = [f"--{name} {value}" for name, value in given.items()]
-    more = {name: run[name] for name in ("preset", "backend") if pd.notna(run.get(name))}
-    defaults = Config.from_parameters(**given).model_dump()
-    words += [f"{name}={value}" for name, value in more.items() if value != defaults[name]]
-    defaults = Config.from_parameters(**given, **more).model_dump()
-    for name in results.SETTING:
-        value = run.get(name)
-        if name != "long_test_battles" and pd.notna(value) and value != defaults[name]:
-            shown = str(value).lower() if isinstance(value, bool | np.bool_) else f"{value}"
-            words.append(f"{name}={shown}")
-    return f"ovmse train runs/{run['algorithm']} {' '.join(words)}"

@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from papermill import execute_notebook
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
@@ -89,6 +90,8 @@ WRONG = [
     ("04_results", {"results": 4}, "results: got 4, allowed: a folder of runs or a Parquet file"),
     ("04_results", {"results": "no such.parquet"}, "there is no file"),
     ("05_ablation", {"results": "no such folder"}, "there is no run in"),
+    ("05_ablation", {"runs": "no such folder"}, "there is no run in"),
+    ("05_ablation", {"runs": 3}, "runs: got 3, allowed: "),
     ("06_datasets", {"datasets": ["3s5z_medium"]}, "makes it in one to three minutes"),
 ]
 
@@ -107,6 +110,26 @@ def test_a_wrong_parameter_stops_with_one_sentence(tmp_path: Path) -> None:
             assert message in error.value.evalue
             assert "\n" not in error.value.evalue
             assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [("04_results", {"results": "data/results/hard_map.parquet"}, "**5m_vs_6m medium** (one seed)"),
+     ("05_ablation", {"results": "data/runs", "runs": "data/runs/6h_vs_8z"}, "memory added to SE")],
+)  # fmt: skip
+def test_other_results_are_shown_as_they_are(
+    tmp_path: Path, name: str, given: dict[str, str], said: str
+) -> None:
+    """Through papermill itself."""
+    out = tmp_path / "out.ipynb"
+    execute_notebook(ROOT / f"notebooks/{name}.ipynb", out, given, cwd=tmp_path, progress_bar=False)
+    outputs = [o for c in nbformat.read(out, 4).cells for o in c.get("outputs", [])]
+    texts = [str(o.data.get("text/markdown", "")) for o in outputs if "data" in o]
+    assert said in texts[0] and ("2s3z" in texts[0]) == (given["results"] == "data/runs")
+    others = [text for text in texts if text.startswith("**Not of this plan**")]
+    assert bool(others) == (given["results"] == "data/runs")
+    assert all("6 on 6h_vs_8z medium (seeds 50; 60,000 steps)" in text for text in others)
+    assert any("**Not run**" in text for text in texts)
 
 
 def test_the_demo_ends_with_where_to_look(demo: tuple) -> None:

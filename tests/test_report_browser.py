@@ -92,12 +92,23 @@ def test_no_link_of_the_study_is_dead(study):
     [("04_results", "Test battles won"), ("04_results", "Test return"),
      ("05_ablation", "How much noise at the start?")],
 )  # fmt: skip
-def test_a_click_on_a_name_shows_its_lines_alone(browser, study, name, title):
+def test_clicks_on_names_pick_what_is_seen(browser, study, name, title):
     chart = Opened(browser, study, name).page.locator("figure.chart", has_text=title)
     faint = chart.locator("svg.marks .mark-line path[opacity='0.05']")
     assert faint.count() == 0
-    chart.locator(".role-legend-label text", has_text="Switch CQL").first.click()
+    first, second = (
+        chart.locator(".role-legend-label text").filter(has_text=re.compile(f"^{of}$")).first
+        for of in ("Switch CQL", "MACQL")
+    )
+    first.click()
     wait_for(lambda: faint.count() > 3, "the other lines to fade", 10)
+    one = faint.count()
+    second.click()
+    wait_for(lambda: 0 < faint.count() < one, "a second name to be seen too", 10)
+    second.click()
+    wait_for(lambda: faint.count() == one, "the second to be left out again", 10)
+    first.click()
+    wait_for(lambda: faint.count() == 0, "all to be seen again", 10)
 
 
 @pytest.mark.parametrize("name", PAGES)

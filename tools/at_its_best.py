@@ -62,4 +62,7 @@ def main(source: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else str(SHIPPED_DATA / "results" / "tuning.parquet"))
+    try:
+        main(sys.argv[1] if len(sys.argv) > 1 else str(SHIPPED_DATA / "results/tuning.parquet"))
+    except UserError as error:
+        sys.exit(str(error))

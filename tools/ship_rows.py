@@ -97,6 +97,13 @@ def card(item: str, table: pd.DataFrame, found: pd.DataFrame) -> str:
     names = ["task", "dataset", "dataset_sha256"]
     files = set(table[names].dropna().itertuples(index=False, name=None))
     plans = [plan for plan in results.PLANNED if plan.item == item]
+    sweeps = [f"{plan.command} --folder runs/{item}/{plan.scale or item}" for plan in plans]
+    at, then, now = {results.COMMITS.get(code) for code in table.code}, [], []
+    if None not in at:  # runs of another code would not join these
+        then = [
+            f"git checkout {commit} && git checkout @{{-1}} -- notebooks/grids" for commit in at
+        ]
+        now = ["git checkout @{-1}"]
     grid = (PROJECT / f"notebooks/grids/results/{item}.yaml").read_text().split("notebook:")[0]
     return CARD.format(
         title=item.replace("_", " ").capitalize(),
@@ -106,9 +113,7 @@ def card(item: str, table: pd.DataFrame, found: pd.DataFrame) -> str:
         what=what,
         table=markdown_table(list(words), words.to_numpy().tolist()),
         item=item,
-        commands="\n".join(
-            f"    {plan.command} --folder runs/{item}/{plan.scale or item}" for plan in plans
-        ),
+        commands="\n".join(f"    {line}" for line in [*then, *sweeps, *now]),
         machines="; ".join(sorted(table.machine.dropna().unique())),
         code=", ".join(
             f"{code} (commit {results.COMMITS[code]})" if code in results.COMMITS else code
@@ -120,4 +125,9 @@ def card(item: str, table: pd.DataFrame, found: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], [Path(name) for name in sys.argv[2:]])
+    if len(sys.argv) < 2:
+        sys.exit("python tools/ship_rows.py ITEM [FOLDER ...]")
+    try:
+        main(sys.argv[1], [Path(name) for name in sys.argv[2:]])
+    except UserError as error:
+        sys.exit(str(error))

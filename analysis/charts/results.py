@@ -1,8 +1,8 @@
 """Charts of 04_results and 05_ablation. Tables of `analysis.results` in, charts out.
 
 Every seed is a mark of its own; what stands out is the median, never an interval alone. Maps and
-datasets are panels; a click on a name of a legend (more with shift) shows those lines alone, in a
-page without a kernel too.
+datasets are panels; clicks on names of a legend show those lines alone, in a page without a kernel
+too.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import pandas as pd
 
 from analysis.charts import theme
 from analysis.charts.base import csv_data, panel_title, titled
-from analysis.results import LINE, QUESTION
+from analysis.results import LINE, PLANNED, QUESTION
 from analysis.tables import named
 
 WIDTH = 360  # of a panel with names beside it
 ROW = 22  # pixels a name
-NOT_SC2 = "× the paper's number, of StarCraft II: another simulator, other data, more steps"
+NOT_SC2 = "× the paper's number, of StarCraft II: with its data and its steps"
 
 
 def panel(row: Any) -> str:
@@ -52,7 +52,7 @@ def learning(curves: pd.DataFrame, title: str, axis: str, top: float) -> alt.Top
     table = table.drop(columns=["step", "algorithm", "variant"])
 
     names = _in_order(curves)
-    pick = alt.selection_point(name="pick", fields=["name"], bind="legend")
+    pick = _picker()
     x = alt.X("x:Q", title="environment steps (thousands)", axis=alt.Axis(grid=False, tickCount=4),
               scale=alt.Scale(domain=[0, float(table.x.max())], nice=False))  # fmt: skip
     scale = alt.Scale(domain=[0, top], nice=False)
@@ -78,7 +78,7 @@ def learning(curves: pd.DataFrame, title: str, axis: str, top: float) -> alt.Top
     each = both.properties(width=540 if alone else 250, height=280 if alone else 170)
     facets = each.facet(_panels(curves), columns=2, spacing=18)
     return titled(
-        facets, title, "thin: one seed, bold: median; click names above to see them alone"
+        facets, title, "thin: one seed, bold: median; click names above to see only those"
     )
 
 
@@ -191,7 +191,10 @@ def _strip(rows: pd.DataFrame, order: list[str], axis: str, name: str) -> alt.La
         x=x, y=y, tooltip=["name:N", alt.Tooltip("value:Q", title="the paper's", format=".4~g")]
     )
     layers = alt.layer(spread, points, middle, cross, data=csv_data(table))
-    said = name if (rows.kind == "seed").any() else f"{name}: not run"
+    said = name
+    if not (rows.kind == "seed").any():
+        planned = name in {panel(plan) for plan in PLANNED}
+        said = f"{name}: not run" if planned else f"{name}: not planned, not run"
     return layers.properties(width=WIDTH, height=ROW * len(order), title=panel_title(said))
 
 
@@ -263,7 +266,7 @@ def noise(found: pd.DataFrame) -> alt.TopLevelMixin:
     one = rows.exploration != "epsilon_greedy"
     names = _in_order(rows)
     table = rows.assign(one=one)[["panel", "name", "one", "explorers", "won", "seed"]].round(2)
-    pick = alt.selection_point(name="pick", fields=["name"], bind="legend")
+    pick = _picker()
     single = {name: who for name, who in names.items() if name in set(rows[one].name)}
     broken = dict(zip(single, _dashes(single, ([6, 4], [1.5, 4]))))
     colour, dash = _line_look(names, [broken.get(name, [1, 0]) for name in names])
@@ -330,6 +333,12 @@ def profiles(table: pd.DataFrame) -> alt.TopLevelMixin:
     )
     line = chart.mark_line(interpolate="step-after", strokeWidth=2.8)
     return titled(line.properties(width=470, height=210), "All maps together", "higher is better")
+
+
+def _picker() -> alt.Parameter:
+    """Each click on a name adds its lines to those that are seen, or takes them away again; with
+    none picked all are seen. So fingers can pick several, who have no shift key."""
+    return alt.selection_point(name="pick", fields=["name"], bind="legend", toggle="true")
 
 
 def _in_order(rows: pd.DataFrame) -> dict[str, str]:

@@ -19,7 +19,7 @@ from made_up_results import configs, write
 from PIL import Image
 from scipy import stats
 
-from analysis import results, verdicts
+from analysis import advice, results, verdicts
 from analysis.charts import results as charts
 from analysis.charts.show import VEGALITE, mimebundle
 from analysis.marl_eval import main as marl_eval_main
@@ -109,6 +109,9 @@ def test_unfinished_and_incomparable_runs(folder: Path) -> None:
     run = table.run.iloc[0]
     cut = table[(table.run != run) | (table.env_steps < 150_000)]
     assert run not in set(results.finished(cut).run)
+    fine = (table.run != run) | (table.env_steps < 150_000)  # steps without a test are no tests
+    lost = table.assign(test_win_rate=table.test_win_rate.where(fine))
+    assert run not in set(results.finished(lost).run)
     other = table.assign(gamma=np.where(table.run == run, 0.9, table.gamma))
     with pytest.raises(UserError, match="differ in gamma"):
         results.finished(other)
@@ -127,6 +130,27 @@ def test_unfinished_and_incomparable_runs(folder: Path) -> None:
     with pytest.raises(UserError, match="on 2s3z medium learned from several files, .*at_its_best"):
         results.finished(pd.concat([setting, tuned]))
     results.finished(pd.concat([setting, noise.assign(dataset_sha256="f" * 64)]))
+
+
+def test_what_the_plan_does_not_have_stands_by_itself(folder: Path) -> None:
+    """Runs of other seeds, steps or maps count for no plan; runs that learned from no data are
+    there without any that did."""
+    table = results.read(folder / "hard_map.parquet")
+    found = results.runs(results.finished(table[table.algorithm == "qmix"]))
+    assert set(found.dataset) == {results.NO_DATA} and len(found) == 3
+    assert "5m_vs_6m no data** (3 seeds): only QMIX was run." in verdicts.who_wins(found)
+    start = advice.start_today(found)
+    assert "No other line is here to compare it with. To train it: `ovmse train runs/qmix" in start
+    assert "--dataset" not in start and "3 seeds: a lead, no advice" in start
+    assert results.unplanned(found) == "3 on 5m_vs_6m no data (seeds 20, 21, 22; 300,000 steps)"
+    whole = results.runs(results.finished(table))
+    assert results.unplanned(whole) == "" and results.status(whole).there.sum() == 42
+    other = whole.assign(seed=whole.seed.where(whole.seed != 22, 50))
+    other.loc[other.seed == 21, "online_steps"] = 60_000
+    assert results.status(other).there.sum() == 14
+    said = "28 on 5m_vs_6m medium (seeds 21, 50; 60,000 or 300,000 steps)"
+    assert results.unplanned(other) == said
+    assert results.unplanned(whole.assign(task="8m")).startswith("42 on 8m medium (seeds 20, 21")
 
 
 def test_differences_are_of_pairs_and_adjusted_within_a_question(found: pd.DataFrame) -> None:
@@ -348,7 +372,7 @@ def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFra
     assert few in verdicts.which_part(lost) and few not in verdicts.which_part(found)
     alone = verdicts.which_part(found[found.seed == found.seed.min()])
     assert " points (one seed)" in alone and "nan" not in alone
-    start = verdicts.start_today(found)
+    start = advice.start_today(found)
     noisy = results.only(found, "noise").query("task == '6h_vs_8z'")
     best = noisy.groupby(["name", "epsilon_start"])["mean"].median().idxmax()
     said = best[0] + ", centralised," * ("OVMSE" in best[0])
@@ -360,18 +384,28 @@ def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFra
     )
     run = noisy[(noisy.name == best[0]) & (noisy.epsilon_start == best[1])].iloc[0]
     for setting in ("task", "dataset", "online_steps", *results.SETTING):
-        if setting != "long_test_battles":
+        if setting not in advice.ASIDE:
             value = run[setting] if pd.notna(run[setting]) else None
             assert getattr(config, setting) == value, setting
-    paper = verdicts.start_today(found.assign(preset="paper"))
+    paper = advice.start_today(found.assign(preset="paper"))
     assert " preset=paper " in paper and "preset" not in start
-    assert " backend=smac " in verdicts.start_today(found.assign(backend="smac"))
+    assert " backend=smac " in advice.start_today(found.assign(backend="smac"))
+    fewer = advice.start_today(found.assign(offline_updates=250))
+    assert " offline_updates=250" in fewer and "offline_updates" not in start
     plain = [line for line in start.splitlines() if "100,000 steps**" in line]
     assert not any("No other" in line for line in plain)
     assert all(re.search("OVM(SE)? from", line) is None for line in plain) and plain
     assert "can give is 0.25 with 3;" in start
     none = found.iloc[:0]
     assert "not run" in verdicts.one_curve(none) and "No run" in verdicts.who_wins(none)
+    assert "not run" in verdicts.noise_decides(none)
+    levels = results.by_explorers(results.only(found, "noise"))
+    most = levels.idxmax(axis=1)
+    assert f"where {most.min():g} to {most.max():g} agents are expected to explore" in start
+    assert advice.start_today(none).startswith("No finished run of the paper's setting, the map")
+    part = verdicts.which_part(found[~found.name.isin(["MACQL with SE", "OVMSE without CQL"])])
+    [line] = [line for line in part.splitlines() if line.startswith("- **2s3z medium**")]
+    assert " SE by itself +" in line and " memory added to CQL +" in line
 
 
 def test_schemes_fall_on_one_curve_level_by_level() -> None:
@@ -403,15 +437,20 @@ def test_how_far_the_number_of_explorers_moves_a_line() -> None:
     rows = rows.assign(item="noise", exploration="epsilon_greedy")
     one = by_hand({"SE": 0.9}, range(1), 0.25).assign(item="noise")
     half = by_hand({"MACQL": 0.0}, range(1), 5).assign(item="noise", exploration="epsilon_greedy")
-    assert verdicts.one_curve(pd.concat([rows, one, half])).startswith(
-        "Where each agent explores by itself, the mean win rate (median) changes on 2s3z from 0.25 "
-        "explorers to 5 by -70 to -20 points, while at the same number the 2 are 10 to 40 apart "
-        "(one seed).\n\nAt the same expected number of explorers, on 2s3z "
+    assert verdicts.noise_decides(pd.concat([rows, one, half])) == (
+        "The number of explorers decides more than the algorithm:\n\n- **cannot be said** on 2s3z "
+        "(one seed): from 0.25 explorers to 5 the mean win rate (median) of OVM, Switch CQL, where "
+        "each agent explores by itself, changes by -70 to -20 points; at the same number they are "
+        "10 to 40 apart."
     )
-    other = rows.assign(task="6h_vs_8z", mean=0.5, explorers=rows.explorers.replace(5, 6))
+    other = rows.assign(task="6h_vs_8z", explorers=rows.explorers.replace(5, 6))
+    fixed = other.assign(mean=other.name.map({"Switch CQL": 0.7, "OVM": 0.5}))
+    steep = other.assign(mean=other["mean"].where(other.explorers < 1, 0.1), task="3s5z")
+    text = verdicts.noise_decides(pd.concat([rows, fixed, steep]))
+    assert "- **does not hold** on 6h_vs_8z (one seed): from 0.25 explorers to 6 the " in text
+    assert "- **holds** on 3s5z " in text and "by -70 to -60 points; at the same number" in text
     text = verdicts.one_curve(pd.concat([rows, other]))
-    assert "; on 6h_vs_8z from 0.25 explorers to 6 by +0 to +0 points, while at" in text
-    assert text.endswith("explorers, no seed has both schemes yet.")
+    assert text.endswith("explorers:\n\n- no seed has both schemes yet")
     table = results.by_explorers(pd.concat([rows, one]))
     assert table.loc[("2s3z", "medium", "OVM")].round(2).tolist() == [0.7, 0.5]
     assert np.isnan(table.loc[("2s3z", "medium", "SE"), 5])
@@ -420,11 +459,14 @@ def test_how_far_the_number_of_explorers_moves_a_line() -> None:
 def test_what_is_no_result_is_refused(folder: Path, tmp_path: Path) -> None:
     table = pd.read_parquet(folder / "mixing_ratio.parquet")
     path = tmp_path / "mixing_ratio.parquet"
-    for change in ({"seed": np.nan}, {"test_win_rate": 60.0}):
-        table.assign(
-            **{k: table[k].where(table.index > 5, v) for k, v in change.items()}
-        ).to_parquet(path)
-        with pytest.raises(UserError, match="every row needs a seed, and win rates are shares"):
+    wrong = {"seed": (np.nan, "every row needs its seed and its epsilon_start"),
+             "epsilon_start": (np.nan, "every row needs its seed and its epsilon_start"),
+             "test_win_rate": (60.0, "win rates are shares from 0 to 1"),
+             "env_steps": ("ten", "env_steps has to be numbers, and is ")}  # fmt: skip
+    for name, (value, said) in wrong.items():
+        column = table[name].where(table.index > 5, value)
+        table.assign(**{name: column.astype(str) if value == "ten" else column}).to_parquet(path)
+        with pytest.raises(UserError, match=said):
             results.read(path)
     table[table.env_steps < 150_000].to_parquet(path)
     with pytest.raises(UserError, match=r"of its runs \(30\) none is at its last step yet"):
@@ -458,7 +500,7 @@ def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
         "Map by map:\n\n"
         "- **2s3z medium** (10 seeds): highest at the end: SE (72 %), OVMSE 62 %; highest at its "
         "lowest test: SE (32 %), OVMSE 22 %; in mean win rate OVMSE is above MACQL, below SE, not "
-        "told from OVM\n\n"
+        "told from OVM.\n\n"
         "What is highest at the end and in the lowest test is so in medians, not tested; OVMSE is "
         "compared"
     )
@@ -476,35 +518,36 @@ def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
     few = verdicts.who_wins(lost.assign(end=0.03))
     assert "at the end: MACQL, OVM, OVMSE, SE (3 %); highest return there: MACQL, OVMSE (5" in few
     assert "return" not in verdicts.who_wins(lost.assign(end=0.06))
-    assert verdicts.start_today(lost) == (
+    assert advice.start_today(lost) == (
         "- **2s3z, medium, 1,000 steps**: nothing is advised: the best of 4, OVMSE from ε 1 (1 "
         "explorer), has a mean win rate of 0 %."
     )
     pair = verdicts.who_wins(one[one.name.isin(["OVMSE", "SE"])])
-    every = "; yet on every seed that they share it is below SE\n"
+    every = "; yet on every seed that they share it is below SE.\n"
     said = "OVMSE is not told from SE (so few seeds cannot tell any)"  # 2 / 2^5 = .0625
     assert said + every in pair
     one.loc[(one.name == "SE") & (one.seed == 0), "mean"] = 0.0
     split = verdicts.who_wins(one[one.name.isin(["OVMSE", "SE", "MACQL"])])
     assert f"cannot tell any){every.replace('below SE', 'above MACQL')}" in split
     four = verdicts.who_wins(one[one.seed > 0])
-    assert "cannot tell any)\n" in four and "yet" not in four
+    assert "cannot tell any).\n" in four and "yet" not in four
     alone = verdicts.who_wins(one[one.name == "SE"])
     assert "nothing is compared with OVMSE" in alone and "only SE was run" in alone
-    [start, _, least] = verdicts.start_today(by_hand(LINES, range(10))).splitlines()
+    [start, noise, _, least] = advice.start_today(by_hand(LINES, range(10))).splitlines()
     assert start == (
         "- **2s3z, medium, 1,000 steps**: SE from ε 1 (1 explorer), mean win rate 62 % (60 % to "
         "64 %, 10 seeds). No other ε was tried. In paired seeds the mean win rate of each of the "
-        "3 others is lower, told after Holm; that the best was picked by the same seeds is not in "
-        "p. To train it: `ovmse train runs/se --algorithm se --task 2s3z --dataset medium "
+        "3 others is lower, told after Holm, which leaves out that the best was picked by the same "
+        "seeds. To train it: `ovmse train runs/se --algorithm se --task 2s3z --dataset medium "
         "online_steps=1000`."
     )
+    assert noise == "- **How much noise**: the map of noise was not run."
     assert "least sign-flip p that paired seeds can give is 0.002 with 10; other" in least
     # what is tuned, of fewer seeds, takes none from the others; of as many it joins them
     tuned = by_hand({"SE": 0.7, "OVM": 0.4}, range(10)).assign(
         item="at_its_best", epsilon_start=0.2
     )
-    begun = verdicts.start_today(
+    begun = advice.start_today(
         pd.concat([by_hand(LINES, range(10)), tuned[tuned.seed < 2]])
     ).splitlines()
     assert begun[0] == start.replace("ε was tried.", "ε was tried on all of these seeds.")
@@ -513,12 +556,12 @@ def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
         "rate 70 % (70 % to 70 %, 2 seeds: a lead, no advice). Not told from it in paired seeds: "
         "OVM, tuned, from ε 0.2"
     )
-    assert "can give is 0.002 with 10, 0.5 with 2; other" in begun[3]
-    [whole, *_] = verdicts.start_today(pd.concat([by_hand(LINES, range(10)), tuned])).splitlines()
+    assert "can give is 0.002 with 10, 0.5 with 2; other" in begun[4]
+    [whole, *_] = advice.start_today(pd.concat([by_hand(LINES, range(10)), tuned])).splitlines()
     assert "steps**: SE, tuned, from ε 0.2 (1 explorer), mean win rate 72 %" in whole
     assert "each of the 5 others is lower" in whole
-    close = verdicts.start_today(by_hand(LINES | {"OVM": 0.6}, range(10), 2))
-    [line] = [line for line in close.splitlines() if line.startswith("- ")]
+    close = advice.start_today(by_hand(LINES | {"OVM": 0.6}, range(10), 2))
+    [line, _] = [line for line in close.splitlines() if line.startswith("- ")]
     top, rest = sorted(("OVM", "SE"), key=lambda name: line.index(name))
     assert f"Not told from it in paired seeds: {rest} from ε 1 (2 explorers), 62 %. To" in line
     assert "others is lower" not in line
@@ -536,21 +579,24 @@ def test_a_seed_counts_where_every_line_has_it() -> None:
     most = pd.concat([by_hand({n: m for n, m in LINES.items() if n != "OVM"}, range(10)),
                       by_hand({"OVM": 0.5}, range(3))])  # fmt: skip
     said = verdicts.who_wins(most)
-    assert "** (3 seeds): highest" in said and "OVMSE is above MACQL, below SE, not told" in said
+    assert "** (3 seeds): highest" in said
+    assert "in mean win rate (up to 10 pairs) OVMSE is above MACQL, below SE, not told" in said
     # of the one that is left the least p after Holm is 2 / 2^6 = .031, not three times that
-    assert "not told from OVM (so few seeds cannot tell any)\n" in said
+    assert "not told from OVM (so few seeds cannot tell any).\n" in said
     enough = pd.concat([most[most.name != "OVM"], by_hand({"OVM": 0.5}, range(6))])
-    assert "not told from OVM\n" in verdicts.who_wins(enough)
+    assert "not told from OVM.\n" in verdicts.who_wins(enough)
     assert "OVMSE is not told from any of 3 others (so few seeds cannot tell any)" in text
-    start = verdicts.start_today(both)
+    start = advice.start_today(both)
     assert "mean win rate 60 % (60 % to 60 %, 2 seeds: a lead, no advice)." in start
     assert "OVM" in start
     assert "MACQL from ε 1 (1 explorer), 30 % (so few seeds cannot tell any)." in start
-    one = verdicts.start_today(by_hand(LINES, range(1)))
+    one = advice.start_today(by_hand(LINES, range(1)))
     assert "60 % (one seed: a lead, no advice)." in one
     rest = by_hand({n: m for n, m in LINES.items() if n != "MACQL"}, range(2))
     apart = pd.concat([rest, lucky])
-    assert "No seed" in verdicts.who_wins(apart) and "nothing is adv" in verdicts.start_today(apart)
+    two_maps = verdicts.who_wins(pd.concat([both, apart.assign(task="3s5z")]))
+    assert "- **3s5z medium**: no seed has every line yet." in two_maps
+    assert "No seed" in verdicts.who_wins(apart) and "nothing is adv" in advice.start_today(apart)
     assert results.shared(both).seed.unique().tolist() == [0, 1]
 
 
@@ -600,12 +646,12 @@ def test_each_at_its_best_stands_beside_the_papers_setting() -> None:
     less = (shown["mean"] - shown.mean_before).round(2)
     assert less.tolist() == [-0.05, 0.05, 0.15, 0.25] and (shown.seeds == 2).all()
     assert (shown.end - shown.end_before).round(2).tolist() == [-0.55, -0.05, -0.05, -0.05]
-    begun = verdicts.start_today(pd.concat([plain, tuned[tuned.seed == 1]])).splitlines()
+    begun = advice.start_today(pd.concat([plain, tuned[tuned.seed == 1]])).splitlines()
     assert "4 seeds" in begun[0] and "tuned" not in begun[0]  # it takes no seeds from the others
     assert "each tuned**: Ours, tuned," in begun[1] and "(one seed: a lead, no" in begun[1]
     assert "ε was tried on all of these seeds." in begun[0]
-    assert "ε was tried." in verdicts.start_today(plain)
-    [_, line, *_] = verdicts.start_today(pd.concat([plain, tuned])).splitlines()
+    assert "ε was tried." in advice.start_today(plain)
+    [_, line, *_] = advice.start_today(pd.concat([plain, tuned])).splitlines()
     assert "Ours, tuned, from ε 0.2 (0.2 explorers), mean win rate 91 % (91 % to 91 %, 2" in line
 
 

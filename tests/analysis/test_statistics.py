@@ -38,6 +38,8 @@ def test_pairs_are_matched_by_seed_and_agree_with_scipy() -> None:
     assert np.isnan([one.low, one.high]).all() and one.p == 1
     with pytest.raises(UserError, match="share no seed"):
         paired({1: 0.5}, {2: 0.2})
+    with pytest.raises(UserError, match="seed 2: got nan and 0.3, allowed: two numbers"):
+        paired({1: 0.5, 2: np.nan}, {1: 0.2, 2: 0.3})
 
 
 def test_sign_flips_are_counted() -> None:
