@@ -326,7 +326,7 @@ def noise_decides(noisy: pd.DataFrame) -> str:
         )
     if not said:
         return "Whether the number of explorers decides more than the algorithm was not run."
-    return "The number of explorers decides more than the algorithm:\n\n" + "\n".join(said)
+    return "*The number of explorers decides more than the algorithm*:\n\n" + "\n".join(said)
 
 
 def one_curve(found: pd.DataFrame) -> str:

@@ -181,6 +181,18 @@ def test_what_each_part_adds(every: pd.DataFrame) -> None:
         f"beside sequential exploration ({on['SE']}); beside both it adds nothing "
         f"({gains['SE and CQL']:+g})"
     )
+    beside_se = [
+        results.effects(whole(every, task, "medium")).query("part == 'memory'")
+        for task in ("6h_vs_8z", "3s5z")
+    ]
+    (hydras, stalkers), on = beside_se, count(pd.Series(beside_se[0].each.iloc[0]) > 0)
+    assert hydras.beside.tolist() == stalkers.beside.tolist() == ["SE"]
+    low, high, more = (100 * hydras[name].item() for name in ("low", "high", "mean"))
+    said(
+        f"On 6h_vs_8z it adds {more:.0f} points beside sequential exploration (95 % interval "
+        f"{low:.0f} to {high:.0f}, {on} seeds), on 3s5z {100 * stalkers['mean'].item():.0f} (one "
+        "seed)."
+    )
     means = rows.pivot(index="seed", columns="name", values="mean")
     adds = {}
     for one, alone in (("SE", "Switch CQL"), ("MACQL with SE", "MACQL"), ("OVMSE", "OVM"),
@@ -267,18 +279,18 @@ def test_the_walkthrough_says_so_of_the_median_of_all_seeds(every: pd.DataFrame)
 def test_what_ovmse_keeps_elsewhere(every: pd.DataFrame) -> None:
     hydras, stalkers = (whole(every, task, "medium") for task in ("6h_vs_8z", "3s5z"))
     ours = pd.concat([hydras, stalkers]).query("name == 'OVMSE'")
-    assert (1 - ours.lowest / ours.start).between(0.48, 0.75).all()
+    assert (1 - ours.lowest / ours.start).min() > 0.4
     said(
-        "On two other maps it loses half to three quarters: "
-        f"lowest {span(hydras, 'OVMSE', 'lowest')} % of {span(hydras, 'OVMSE', 'start')} on "
-        f"6h_vs_8z, {span(stalkers, 'OVMSE', 'lowest')} of {span(stalkers, 'OVMSE', 'start')} on "
-        "3s5z"
+        f"On two other maps it falls far: to {span(hydras, 'OVMSE', 'lowest')} % of "
+        f"{span(hydras, 'OVMSE', 'start')} on 6h_vs_8z, {span(stalkers, 'OVMSE', 'lowest')} of "
+        f"{span(stalkers, 'OVMSE', 'start')} on 3s5z"
     )
 
 
 def test_6h_vs_8z(every: pd.DataFrame) -> None:
     rows = whole(every, "6h_vs_8z", "medium")
-    assert rows.seed.nunique() == 3 and rows.name.nunique() == 6
+    assert rows.seed.nunique() == 6 and rows.name.nunique() == 6
+    said(f"On 6h_vs_8z six seeds have all six lines, and {six_pairs_give(5)}.")
     said(
         f"OVMSE ends at {span(rows, 'OVMSE')} %, from {span(rows, 'OVMSE', 'start')}; SE at "
         f"{span(rows, 'SE')}, Switch CQL at {span(rows, 'Switch CQL')}, MACal-QL at "
@@ -286,7 +298,17 @@ def test_6h_vs_8z(every: pd.DataFrame) -> None:
         f"data, at {span(rows, 'QMIX')}."
     )
     ends = rows[rows.algorithm != "qmix"].pivot(index="seed", columns="name", values="end")
-    assert (ends.idxmax(axis=1) == "OVMSE").all()
+    first = count(ends.idxmax(axis=1) == "OVMSE")
+    said(f"On 6h_vs_8z it ends highest of those that learned from data on {first} seeds.")
+    means = rows.pivot(index="seed", columns="name", values="mean")
+    assert means.drop(columns="OVMSE").lt(means["OVMSE"], axis=0).all(axis=None)
+    points = points_from_ovmse(every, "6h_vs_8z", "medium", "mean")
+    said(
+        "In the mean win rate OVMSE is above each of the five on every seed: above SE by {} points "
+        "(95 % interval {}), above QMIX by {} ({}), above Switch CQL by {} ({}).".format(
+            *points["SE"], *points["QMIX"], *points["Switch CQL"]
+        )
+    )
 
 
 def test_2s3z_medium_replay(every: pd.DataFrame) -> None:
@@ -434,7 +456,7 @@ def test_the_map_of_noise(every: pd.DataFrame) -> None:
     said(f"at the same number the three are {apart[0]} and {apart[1]} apart")
 
 
-def test_which_datasets_are_one_file(lines: pd.DataFrame) -> None:
+def test_every_dataset_is_one_file(lines: pd.DataFrame) -> None:
     files = lines.dropna(subset="dataset_sha256").groupby(["task", "dataset"]).dataset_sha256
-    assert set(files.nunique()[files.nunique() > 1].index) == {("6h_vs_8z", "medium")}
-    said("but for the map of noise on 6h_vs_8z, whose file is another than the paper's setting's")
+    assert (files.nunique() == 1).all()
+    said("All seeds of a map learn from the same file, so they say nothing of another dataset")

@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis.charts import theme
 from analysis.charts.base import csv_data, panel_title, titled
-from analysis.results import LINE, PLANNED, QUESTION
+from analysis.results import LINE, QUESTION
 from analysis.tables import named
 
 WIDTH = 360  # of a panel with names beside it
@@ -191,10 +191,7 @@ def _strip(rows: pd.DataFrame, order: list[str], axis: str, name: str) -> alt.La
         x=x, y=y, tooltip=["name:N", alt.Tooltip("value:Q", title="the paper's", format=".4~g")]
     )
     layers = alt.layer(spread, points, middle, cross, data=csv_data(table))
-    said = name
-    if not (rows.kind == "seed").any():
-        planned = name in {panel(plan) for plan in PLANNED}
-        said = f"{name}: not run" if planned else f"{name}: not planned, not run"
+    said = name if (rows.kind == "seed").any() else f"{name}: not run"
     return layers.properties(width=WIDTH, height=ROW * len(order), title=panel_title(said))
 
 

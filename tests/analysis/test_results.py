@@ -438,10 +438,10 @@ def test_how_far_the_number_of_explorers_moves_a_line() -> None:
     one = by_hand({"SE": 0.9}, range(1), 0.25).assign(item="noise")
     half = by_hand({"MACQL": 0.0}, range(1), 5).assign(item="noise", exploration="epsilon_greedy")
     assert verdicts.noise_decides(pd.concat([rows, one, half])) == (
-        "The number of explorers decides more than the algorithm:\n\n- **cannot be said** on 2s3z "
-        "(one seed): from 0.25 explorers to 5 the mean win rate (median) of OVM, Switch CQL, where "
-        "each agent explores by itself, changes by -70 to -20 points; at the same number they are "
-        "10 to 40 apart."
+        "*The number of explorers decides more than the algorithm*:\n\n- **cannot be said** on "
+        "2s3z (one seed): from 0.25 explorers to 5 the mean win rate (median) of OVM, Switch CQL, "
+        "where each agent explores by itself, changes by -70 to -20 points; at the same number "
+        "they are 10 to 40 apart."
     )
     other = rows.assign(task="6h_vs_8z", explorers=rows.explorers.replace(5, 6))
     fixed = other.assign(mean=other.name.map({"Switch CQL": 0.7, "OVM": 0.5}))
