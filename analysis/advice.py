@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from analysis import results
-from analysis.results import LINE
+from analysis.results import LINE, QUESTION
 from analysis.statistics import holm, paired
 from analysis.tables import per_cent
 from analysis.verdicts import TOLD, little, too_few
 from ovmse.config import Config
 
-# What a run learns hangs on none of these.
+# Of the machine and of the tests, not of the method.
 ASIDE = ("device", "threads", "test_interval", "test_battles", "long_test_battles",
          "offline_test_interval", "fixed_battles")  # fmt: skip
 
@@ -56,7 +56,7 @@ def start_today(found: pd.DataFrame) -> str:
         why = too_few(len(best), len(others))
         spread = f"{per_cent(best.min())} to {per_cent(best.max())}, {len(best)} seeds"
         spread = spread if len(best) > 1 else "one seed"
-        spread += ": a lead, no advice" if why else ""
+        spread += ": a lead, no advice" if why or not others else ""
         text = f"{where}{_at(top)}, mean win rate {per_cent(best.median())} ({spread})."
         if mine.epsilon_start.nunique() == 1 and not only_tuned:
             some = " on all of these seeds" if tried[task, data, steps] > 1 else ""
@@ -87,15 +87,18 @@ def start_today(found: pd.DataFrame) -> str:
 
 
 def _how_much_noise(noisy: pd.DataFrame) -> str:
-    """At how many explorers the lines of the map of noise win most, as a rule to start with."""
-    medians = results.by_explorers(noisy).dropna(thresh=2)
-    if medians.empty:
-        return "- **How much noise**: the map of noise was not run."
-    best, most = medians.idxmax(axis=1), medians.columns.max()
+    """At how many explorers the lines of the map of noise win most, on each map."""
+    said = []
+    for key, rows in noisy.groupby(QUESTION, sort=False):
+        medians = results.by_explorers(results.shared(rows, ["name", "explorers"]))
+        if medians.shape[1] > 1 and not little(rows):
+            best, most = medians.idxmax(axis=1), medians.columns.max()
+            said.append(f"{best.min():g} to {best.max():g} of at most {most:g} on {key[1]}")
+    if not said:
+        return "- **How much noise** cannot be said: the map of noise has no two levels that win."
     return (
-        f"- **How much noise**: on {' and '.join(dict.fromkeys(noisy.task))} each line of the map "
-        f"of noise has its greatest mean win rate (median) where {best.min():g} to {best.max():g} "
-        f"agents are expected to explore at first; at most {most:g} were tried."
+        "- **How much noise**: so many agents are expected to explore at first where each line of "
+        f"the map of noise has its greatest mean win rate (median): {'; '.join(said)}."
     )
 
 

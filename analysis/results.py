@@ -36,16 +36,12 @@ class Planned(NamedTuple):
     task: str
     dataset: str
     runs: int
+    seeds: range
 
     @property
     def online_steps(self) -> int:
         """Of each of its runs."""
         return {"tuning": 60_000, "noise": 100_000, "mixing_ratio": 200_000}.get(self.item, 300_000)
-
-    @property
-    def seeds(self) -> range:
-        """Among which its runs' seeds are."""
-        return range(50, 52) if self.item == "tuning" else range(20, 30)
 
     @property
     def command(self) -> str:
@@ -54,26 +50,28 @@ class Planned(NamedTuple):
         return f"ovmse sweep notebooks/grids/results/{self.item}.yaml{scale}"
 
 
+TEN, SIX, THREE, TUNING = range(20, 30), range(20, 26), range(20, 23), range(50, 52)
 PLANNED = [
-    Planned("paper_setting", "2s3z_medium", "2s3z", "medium", 140),
-    Planned("paper_setting", "2s3z_medium_replay", "2s3z", "medium_replay", 30),
-    Planned("paper_setting", "6h_vs_8z_medium", "6h_vs_8z", "medium", 36),
-    Planned("paper_setting", "3s5z_medium", "3s5z", "medium", 36),
-    Planned("hard_map", None, "5m_vs_6m", "medium", 42),
-    Planned("tuning", "2s3z", "2s3z", "medium", 264),
-    Planned("tuning", "6h_vs_8z", "6h_vs_8z", "medium", 264),
-    Planned("tuning", "3s5z", "3s5z", "medium", 264),
-    Planned("noise", "2s3z_each_by_itself", "2s3z", "medium", 63),
-    Planned("noise", "2s3z_one_at_a_time", "2s3z", "medium", 45),
-    Planned("noise", "6h_vs_8z_each_by_itself", "6h_vs_8z", "medium", 63),
-    Planned("noise", "6h_vs_8z_one_at_a_time", "6h_vs_8z", "medium", 45),
-    Planned("at_its_best", "2s3z", "2s3z", "medium", 110),
-    Planned("mixing_ratio", None, "2s3z", "medium", 60),
+    Planned("paper_setting", "2s3z_medium", "2s3z", "medium", 140, TEN),
+    Planned("paper_setting", "2s3z_medium_replay", "2s3z", "medium_replay", 30, SIX),
+    Planned("paper_setting", "6h_vs_8z_medium", "6h_vs_8z", "medium", 36, SIX),
+    Planned("paper_setting", "3s5z_medium", "3s5z", "medium", 36, SIX),
+    Planned("hard_map", None, "5m_vs_6m", "medium", 42, THREE),
+    Planned("tuning", "2s3z", "2s3z", "medium", 264, TUNING),
+    Planned("tuning", "6h_vs_8z", "6h_vs_8z", "medium", 264, TUNING),
+    Planned("tuning", "3s5z", "3s5z", "medium", 264, TUNING),
+    Planned("noise", "2s3z_each_by_itself", "2s3z", "medium", 63, THREE),
+    Planned("noise", "2s3z_one_at_a_time", "2s3z", "medium", 45, THREE),
+    Planned("noise", "6h_vs_8z_each_by_itself", "6h_vs_8z", "medium", 63, THREE),
+    Planned("noise", "6h_vs_8z_one_at_a_time", "6h_vs_8z", "medium", 45, THREE),
+    Planned("at_its_best", "2s3z", "2s3z", "medium", 110, TEN),
+    Planned("mixing_ratio", None, "2s3z", "medium", 60, SIX),
 ]
 # Settings that a tuning seed tries on a map; two seeds are planned.
 TRIED = {p.task: p.runs // 2 for p in PLANNED if p.item == "tuning"}
 # Rows of two states of the learning code are not compared: more of what ships is made at a commit.
 COMMITS = {"ee413a25": "78c136a"}
+CHECKOUT = "git checkout {} && git checkout @{{-1}} -- notebooks/grids"  # the grids may be younger
 BEST = "at_its_best"  # its grid has the maps that are tuned
 ITEMS = tuple(dict.fromkeys(p.item for p in PLANNED))
 QUESTION = ["item", "task", "dataset"]
@@ -519,32 +517,40 @@ def status(found: pd.DataFrame) -> pd.DataFrame:
     plans = pd.DataFrame(PLANNED).assign(command=[plan.command for plan in PLANNED])
     groups = plans.groupby(QUESTION, sort=False)
     table = groups.agg(planned=("runs", "sum"), command=("command", "; ".join)).reset_index()
-    runs = found.drop_duplicates("run")
-    there = runs[_as_planned(runs)].groupby(QUESTION).size()
-    table["there"] = [there.get(tuple(key), 0) for key in table[QUESTION].itertuples(index=False)]
+    there = list(filter(None, map(_plan, _asked(found))))
+    table["there"] = [there.count(tuple(key)) for key in table[QUESTION].itertuples(index=False)]
     return table
 
 
-def _as_planned(found: pd.DataFrame) -> np.ndarray:
-    """Which runs some plan has, by what is asked of them, their seed and their steps."""
-    plans = {(p.item, p.task, p.dataset): p for p in PLANNED}
+def _asked(found: pd.DataFrame) -> list[tuple[str, str, str, int, int]]:
+    """Item, map, dataset, seed and steps of each run, which counts for one dataset alone."""
+    rows = found.drop_duplicates("run")[[*QUESTION, "seed", "online_steps"]]
+    return list(rows.itertuples(index=False, name=None))
 
-    def has(item: str, task: str, dataset: str, seed: int, steps: int) -> bool:
-        plan = plans.get((item, task, dataset))
-        return plan is not None and seed in plan.seeds and steps == plan.online_steps
 
-    rows = found[[*QUESTION, "seed", "online_steps"]].itertuples(index=False, name=None)
-    return np.array([has(*row) for row in rows], bool)
+def _plan(asked: tuple[str, str, str, int, int]) -> tuple[str, str, str] | None:
+    """The question of the plan that has such a run; of one without data the map's first."""
+    item, task, dataset, seed, steps = asked
+    for plan in PLANNED:
+        same = (plan.item, plan.task) == (item, task) and dataset in (plan.dataset, NO_DATA)
+        if same and seed in plan.seeds and steps == plan.online_steps:
+            return plan.item, plan.task, plan.dataset
+    return None
 
 
 def unplanned(found: pd.DataFrame) -> str:
     """What no plan has of the runs `found`, in words; nothing, if there is none."""
-    runs = found.drop_duplicates("run")
-    rows, said = runs[~_as_planned(runs)], []
-    for (_, task, data), mine in rows.groupby(QUESTION, sort=False):
-        seeds = ", ".join(str(seed) for seed in sorted(set(mine.seed)))
-        steps = " or ".join(f"{n:,.0f}" for n in sorted(set(mine.online_steps)))
-        said.append(f"{len(mine)} on {task} {data} (seeds {seeds}; {steps} steps)")
+    others: dict[tuple, list[tuple[int, int]]] = {}
+    for asked in _asked(found):
+        if _plan(asked) is None:
+            others.setdefault(asked[:3], []).append(asked[3:])
+    said = []
+    for (item, task, data), mine in others.items():
+        seeds, steps = (sorted(set(values)) for values in zip(*mine, strict=True))
+        said.append(
+            f"{len(mine)} on {task} {data} ({item}: seed{'s' * (len(seeds) > 1)} "
+            f"{', '.join(map(str, seeds))}; {' or '.join(f'{n:,.0f}' for n in steps)} steps)"
+        )
     return "; ".join(said)
 
 

@@ -67,10 +67,11 @@ def planned(lines: pd.DataFrame, found: pd.DataFrame) -> None:
     missing = table[table.there < table.planned]
     if len(missing):
         _commands("**What is missing.**", "; ".join(missing.command).split("; "))
-    if untuned := list(missing.task[(missing["item"] == "tuning") & (missing.there == 0)]):
+    if untuned := list(missing.task[missing["item"] == "tuning"]):
         display(Markdown(
-            f"Each at its best on {' and '.join(untuned)} is planned once that is tuned: "
-            "`python tools/at_its_best.py` adds it to its grid."
+            f"Each at its best on {' and '.join(untuned)}: not run, and planned once that is "
+            "tuned. `python tools/at_its_best.py FOLDER` writes its grid anew, from all runs of "
+            "the tuning in FOLDER."
         ))  # fmt: skip
 
 
@@ -84,8 +85,8 @@ def made_by(lines: pd.DataFrame) -> str:
     at = [results.COMMITS[code] for code in codes if code in results.COMMITS]
     if at and learning_code_key() not in codes:
         said += (
-            " Runs of other code do not join these: for more, first `git checkout "
-            f"{at[0]} && git checkout @{{-1}} -- notebooks/grids`."
+            " Runs of other code do not join these: for more, first "
+            f"`{results.CHECKOUT.format(at[0])}`."
         )
     known = lines.dropna(subset="dataset_sha256")
     for where, found in results.differ(known, ["task", "dataset"], "dataset_sha256").items():
@@ -235,8 +236,8 @@ def _rivals(table: pd.DataFrame, seeds: int) -> str:
                 "above": ", ".join(rest.name[most < 0]),
                 "below": ", ".join(rest.name[least > 0]),
             }
-            each = ", ".join(f"{way} {names}" for way, names in ways.items() if names)
-            more = f"; yet on every seed that they share it is {each}" if each else ""
+            each = " and ".join(f"{way} {names}" for way, names in ways.items() if names)
+            more = f"; yet on every shared seed OVMSE is {each}" if each else ""
     pairs = f" (up to {table.seeds.max()} pairs)" if table.seeds.max() > seeds else ""
     return f"; in mean win rate{pairs} OVMSE is " + ", ".join(said) + more
 
@@ -325,7 +326,11 @@ def noise_decides(noisy: pd.DataFrame) -> str:
             f"number they are {apart.min():.0f} to {apart.max():.0f} apart."
         )
     if not said:
-        return "Whether the number of explorers decides more than the algorithm was not run."
+        why = "has too few levels or lines" if len(noisy) else "was not run"
+        return (
+            "Whether the number of explorers decides more than the algorithm cannot be said: the "
+            f"map of noise {why}."
+        )
     return "*The number of explorers decides more than the algorithm*:\n\n" + "\n".join(said)
 
 

@@ -128,7 +128,9 @@ def test_other_results_are_shown_as_they_are(
     assert said in texts[0] and ("2s3z" in texts[0]) == (given["results"] == "data/runs")
     others = [text for text in texts if text.startswith("**Not of this plan**")]
     assert bool(others) == (given["results"] == "data/runs")
-    assert all("6 on 6h_vs_8z medium (seeds 50; 60,000 steps)" in text for text in others)
+    assert all(
+        "6 on 6h_vs_8z medium (paper_setting: seed 50; 60,000 steps)" in text for text in others
+    )
     assert any("**Not run**" in text for text in texts)
 
 

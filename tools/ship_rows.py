@@ -98,11 +98,9 @@ def card(item: str, table: pd.DataFrame, found: pd.DataFrame) -> str:
     files = set(table[names].dropna().itertuples(index=False, name=None))
     plans = [plan for plan in results.PLANNED if plan.item == item]
     sweeps = [f"{plan.command} --folder runs/{item}/{plan.scale or item}" for plan in plans]
-    at, then, now = {results.COMMITS.get(code) for code in table.code}, [], []
-    if None not in at:  # runs of another code would not join these
-        then = [
-            f"git checkout {commit} && git checkout @{{-1}} -- notebooks/grids" for commit in at
-        ]
+    then, now = [], []
+    if set(table.code) <= set(results.COMMITS) and table.code.nunique() == 1:
+        then = [results.CHECKOUT.format(results.COMMITS[table.code.iloc[0]])]
         now = ["git checkout @{-1}"]
     grid = (PROJECT / f"notebooks/grids/results/{item}.yaml").read_text().split("notebook:")[0]
     return CARD.format(

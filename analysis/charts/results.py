@@ -21,7 +21,7 @@ from analysis.tables import named
 
 WIDTH = 360  # of a panel with names beside it
 ROW = 22  # pixels a name
-NOT_SC2 = "× the paper's number, of StarCraft II: with its data and its steps"
+NOT_SC2 = "× the paper's number, of StarCraft II, with the paper's data and steps"
 
 
 def panel(row: Any) -> str:

@@ -142,15 +142,16 @@ def test_what_the_plan_does_not_have_stands_by_itself(folder: Path) -> None:
     start = advice.start_today(found)
     assert "No other line is here to compare it with. To train it: `ovmse train runs/qmix" in start
     assert "--dataset" not in start and "3 seeds: a lead, no advice" in start
-    assert results.unplanned(found) == "3 on 5m_vs_6m no data (seeds 20, 21, 22; 300,000 steps)"
+    assert results.unplanned(found) == "" and results.status(found).there.sum() == 3
     whole = results.runs(results.finished(table))
     assert results.unplanned(whole) == "" and results.status(whole).there.sum() == 42
-    other = whole.assign(seed=whole.seed.where(whole.seed != 22, 50))
+    other = whole.assign(seed=whole.seed.where(whole.seed != 22, 25))
     other.loc[other.seed == 21, "online_steps"] = 60_000
     assert results.status(other).there.sum() == 14
-    said = "28 on 5m_vs_6m medium (seeds 21, 50; 60,000 or 300,000 steps)"
+    said = "28 on 5m_vs_6m medium (hard_map: seeds 21, 25; 60,000 or 300,000 steps)"
     assert results.unplanned(other) == said
-    assert results.unplanned(whole.assign(task="8m")).startswith("42 on 8m medium (seeds 20, 21")
+    alone = results.unplanned(whole[whole.seed == 20].assign(task="8m"))
+    assert alone == "14 on 8m medium (hard_map: seed 20; 300,000 steps)"
 
 
 def test_differences_are_of_pairs_and_adjusted_within_a_question(found: pd.DataFrame) -> None:
@@ -399,9 +400,11 @@ def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFra
     none = found.iloc[:0]
     assert "not run" in verdicts.one_curve(none) and "No run" in verdicts.who_wins(none)
     assert "not run" in verdicts.noise_decides(none)
-    levels = results.by_explorers(results.only(found, "noise"))
-    most = levels.idxmax(axis=1)
-    assert f"where {most.min():g} to {most.max():g} agents are expected to explore" in start
+    most = results.by_explorers(noisy).idxmax(axis=1)
+    assert f"{most.min():g} to {most.max():g} of at most 6 on 6h_vs_8z." in start
+    once = results.only(found, "noise").query("explorers == 0.25")
+    assert "the map of noise has too few levels or lines." in verdicts.noise_decides(once)
+    assert "the map of noise has no two levels that win." in advice.start_today(once)
     assert advice.start_today(none).startswith("No finished run of the paper's setting, the map")
     part = verdicts.which_part(found[~found.name.isin(["MACQL with SE", "OVMSE without CQL"])])
     [line] = [line for line in part.splitlines() if line.startswith("- **2s3z medium**")]
@@ -523,7 +526,7 @@ def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
         "explorer), has a mean win rate of 0 %."
     )
     pair = verdicts.who_wins(one[one.name.isin(["OVMSE", "SE"])])
-    every = "; yet on every seed that they share it is below SE.\n"
+    every = "; yet on every shared seed OVMSE is below SE.\n"
     said = "OVMSE is not told from SE (so few seeds cannot tell any)"  # 2 / 2^5 = .0625
     assert said + every in pair
     one.loc[(one.name == "SE") & (one.seed == 0), "mean"] = 0.0
@@ -541,7 +544,9 @@ def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
         "seeds. To train it: `ovmse train runs/se --algorithm se --task 2s3z --dataset medium "
         "online_steps=1000`."
     )
-    assert noise == "- **How much noise**: the map of noise was not run."
+    assert "**How much noise** cannot be said" in noise
+    ten = advice.start_today(by_hand({"SE": 0.6}, range(10)))
+    assert "10 seeds: a lead, no advice). No other ε was tried. No other line is here" in ten
     assert "least sign-flip p that paired seeds can give is 0.002 with 10; other" in least
     # what is tuned, of fewer seeds, takes none from the others; of as many it joins them
     tuned = by_hand({"SE": 0.7, "OVM": 0.4}, range(10)).assign(

@@ -359,6 +359,8 @@ def test_the_grids_of_the_results_plan_what_the_pages_say(
         grid = load_grid(ROOT / f"notebooks/grids/results/{asked.item}.yaml")
         configs = [run.config for run in plan(grid, tmp_path, asked.scale).runs if run.config]
         assert len(configs) == asked.runs, asked
+        assert {c.seed for c in configs} == set(asked.seeds), asked
+        assert {c.online_steps for c in configs} == {asked.online_steps}, asked
         assert {(c.task, c.dataset) for c in configs} == {(asked.task, asked.dataset)}
         tuned = {50, 51, 52, 53} & {c.seed for c in configs}
         assert bool(tuned) == (asked.item == "tuning"), "nothing is tuned on reported seeds"
