@@ -10,14 +10,14 @@ run and, of each map and dataset, the seeds that every line has.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import typer
 
 from analysis import results
-from ovmse.errors import UserError
+from ovmse.cli.options import one_sentence
 from ovmse.runs.files import replacing
 
 METRICS = {"win_rate": "test_win_rate", "return": "test_return"}
@@ -48,22 +48,18 @@ def marl_eval(lines: pd.DataFrame) -> dict[str, Any]:
 
 def main(source: str, folder: str) -> None:
     """Writes FOLDER/ITEM.json for every item of the source that compares algorithms."""
-    lines = results.finished(results.read(source))
-    compared = results.only(lines, *results.COMPARED, results.BEST)
-    for item, mine in results.shared(compared).groupby("item", sort=False):
-        path = Path(folder) / f"{item}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(marl_eval(mine), indent=1))
-        print(f"{mine.run.nunique()} runs are in {path}.")
-    if compared.empty:
-        print("There is no finished run that compares algorithms.")
+    with one_sentence("marl_eval"):
+        lines = results.finished(results.read(source))
+        compared = results.only(lines, *results.COMPARED, results.BEST)
+        for item, mine in results.shared(compared).groupby("item", sort=False):
+            path = Path(folder) / f"{item}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(marl_eval(mine), indent=1))
+            print(f"{mine.run.nunique()} runs are in {path}.")
+        if compared.empty:
+            print("There is no finished run that compares algorithms.")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("python -m analysis.marl_eval SOURCE FOLDER")
-    try:
-        main(*sys.argv[1:])
-    except UserError as error:
-        sys.exit(str(error))
+    typer.run(main)

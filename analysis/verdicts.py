@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import altair as alt
@@ -244,7 +244,7 @@ def _rivals(table: pd.DataFrame, seeds: int) -> str:
 
 def too_few(seeds: int, comparisons: int) -> str:
     """Said where the least p that so many pairs can have is not below `TOLD` after Holm."""
-    return " (so few seeds cannot tell any)" if 2 / 2**seeds * max(comparisons, 1) > TOLD else ""
+    return " (so few seeds cannot tell any)" if 2 / 2**seeds * comparisons > TOLD else ""
 
 
 def _all_of(some: pd.DataFrame, table: pd.DataFrame, all_of: str = "all") -> str:
@@ -310,9 +310,15 @@ def _interval(of: Any) -> str:
 
 def noise_decides(noisy: pd.DataFrame) -> str:
     """Whether how many explore at first moves every line farther than the lines are apart at any
-    one number, on each map of noise."""
-    said = []
-    for key, change, apart, seeds in _levels(noisy):
+    one number, on each map of noise; of the lines that explore each by itself, in medians."""
+    alone, said = noisy[noisy.exploration == "epsilon_greedy"], []
+    for key, rows in alone.groupby(QUESTION, sort=False):
+        rows = results.shared(rows, ["name", "explorers"])
+        medians = 100 * results.by_explorers(rows).dropna()
+        if min(medians.shape) < 2:
+            continue
+        change, apart = medians.iloc[:, -1] - medians.iloc[:, 0], medians.max() - medians.min()
+        seeds = seeds_each(rows.groupby("name").seed.nunique())
         moved, word = change.abs(), "cannot be said"
         if moved.min() > apart.max():
             word = "holds"
@@ -364,19 +370,6 @@ def one_curve(found: pd.DataFrame) -> str:
     if not said:
         said = ["- no seed has both schemes yet"]
     return "At the same expected number of explorers:\n\n" + "\n".join(said)
-
-
-def _levels(noisy: pd.DataFrame) -> Iterator[tuple[tuple, pd.Series, pd.Series, str]]:
-    """Of each map of noise, of the lines that explore each by itself: the question, by how many
-    points the median of each changes from the fewest explorers to the most, how far they are apart
-    at each number, and of how many seeds."""
-    alone = noisy[noisy.exploration == "epsilon_greedy"]
-    for key, rows in alone.groupby(QUESTION, sort=False):
-        rows = results.shared(rows, ["name", "explorers"])
-        medians = 100 * results.by_explorers(rows).dropna()
-        if min(medians.shape) > 1:
-            change, apart = medians.iloc[:, -1] - medians.iloc[:, 0], medians.max() - medians.min()
-            yield key, change, apart, seeds_each(rows.groupby("name").seed.nunique())
 
 
 def noise_table(noisy: pd.DataFrame) -> None:

@@ -8,17 +8,20 @@ The settings are those with the highest mean win rate over the online steps of t
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
+import typer
 import yaml
 
 from analysis import results
+from ovmse.cli.options import one_sentence
 from ovmse.errors import UserError
 from ovmse.runs.files import PROJECT, SHIPPED_DATA, replacing
 
 GRID = PROJECT / "notebooks" / "grids" / "results" / "at_its_best.yaml"
+TUNING = SHIPPED_DATA / "results" / "tuning.parquet"
 SEEDS = {"2s3z": "20..29"}  # ten, elsewhere six
 TEXT = """\
 # Each at its best, second half: every algorithm with the settings that tuning.yaml found, on seeds
@@ -53,16 +56,14 @@ def grid(found: pd.DataFrame) -> str:
     return TEXT.format(tuned=tuned) + listed
 
 
-def main(source: str) -> None:
+def main(source: Annotated[str, typer.Argument()] = str(TUNING)) -> None:
     """Writes the file."""
-    text = grid(results.runs(results.finished(results.read(source))))
-    with replacing(GRID) as temporary:
-        Path(temporary).write_text(text)
-    print(f"The grid is {GRID}.")
+    with one_sentence("at_its_best"):
+        text = grid(results.runs(results.finished(results.read(source))))
+        with replacing(GRID) as temporary:
+            Path(temporary).write_text(text)
+        print(f"The grid is {GRID}.")
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1] if len(sys.argv) > 1 else str(SHIPPED_DATA / "results/tuning.parquet"))
-    except UserError as error:
-        sys.exit(str(error))
+    typer.run(main)

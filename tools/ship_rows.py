@@ -10,15 +10,17 @@ Without a folder only the card is written anew. A run that is there already is r
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Annotated
 
 import pandas as pd
+import typer
 
 from analysis import results
 from analysis.tables import RESULTS as KNOWN
 from analysis.tables import readable
+from ovmse.cli.options import one_sentence
 from ovmse.errors import UserError
 from ovmse.runs.files import PROJECT, SHIPPED_DATA, markdown_table, replacing
 from ovmse.runs.reading import find_runs, read_result
@@ -122,10 +124,11 @@ def card(item: str, table: pd.DataFrame, found: pd.DataFrame) -> str:
     )
 
 
+def command(item: str, folders: Annotated[list[Path] | None, typer.Argument()] = None) -> None:
+    """Adds the finished runs of the folders to what ships of the item, or writes its card anew."""
+    with one_sentence("ship_rows"):
+        main(item, folders or [])
+
+
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit("python tools/ship_rows.py ITEM [FOLDER ...]")
-    try:
-        main(sys.argv[1], [Path(name) for name in sys.argv[2:]])
-    except UserError as error:
-        sys.exit(str(error))
+    typer.run(command)
