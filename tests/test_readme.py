@@ -125,6 +125,11 @@ def test_who_keeps_what_on_2s3z(lines: pd.DataFrame, every: pd.DataFrame) -> Non
     )
     alike = lowest.index.isin(["MACQL with SE", "MACal-QL with SE"])
     assert (lowest.told[~alike] == -1).all() and (lowest.told[alike] == 0).all()
+    said(
+        f"lowest tests: OVMSE's {span(rows, 'OVMSE', 'lowest')} % of "
+        f"{span(rows, 'OVMSE', 'start')}, {span(grouped, 'greedy', 'lowest')} of those that "
+        "explore ε-greedily; "
+    )
     tests = results.of_question(lines, "paper_setting", "2s3z", "medium")
     tests = tests[tests.name == "OVMSE"].pivot(
         index="seed", columns="env_steps", values="test_win_rate"
@@ -168,6 +173,7 @@ def test_who_ends_where_on_2s3z(every: pd.DataFrame) -> None:
         "(both told)."
     )
     said(f"without its conservative term it ends {down:.0f} points higher")
+    said(f"medium: {gain['OVMSE'].mean():+.1f} points online, {down:.0f} more without that term; ")
 
 
 def test_what_each_part_adds(every: pd.DataFrame) -> None:
@@ -183,6 +189,11 @@ def test_what_each_part_adds(every: pd.DataFrame) -> None:
         f"beside sequential exploration ({on['SE']}); beside both it adds nothing "
         f"({gains['SE and CQL']:+g})"
     )
+    said(
+        f"it adds {gains['nothing']:.0f} points to the mean win rate without both, "
+        f"{gains['CQL']:.0f} beside the conservative term, {gains['SE']:.0f} beside SE, "
+        f"{gains['SE and CQL']:+g} beside both; "
+    )
     beside_se = [
         results.effects(whole(every, task, "medium")).query("part == 'memory'")
         for task in ("6h_vs_8z", "3s5z")
@@ -195,6 +206,7 @@ def test_what_each_part_adds(every: pd.DataFrame) -> None:
         f"{low:.0f} to {high:.0f}, {on} seeds), on 3s5z {100 * stalkers['mean'].item():.0f} (one "
         "seed)."
     )
+    said(f"on 6h_vs_8z {more:.0f} beside SE |")
     means = rows.pivot(index="seed", columns="name", values="mean")
     adds = {}
     for one, alone in (("SE", "Switch CQL"), ("MACQL with SE", "MACQL"), ("OVMSE", "OVM"),
@@ -207,6 +219,10 @@ def test_what_each_part_adds(every: pd.DataFrame) -> None:
     said(
         f"on every seed, by {min(points):.0f} to {max(points):.0f} points on average, and "
         f"MACal-QL's by {calibrated.mean():.0f} (on {count(calibrated > 0)})."
+    )
+    said(
+        f"SE adds {min(points):.0f} to {max(points):.0f} points to the mean win rate of Switch "
+        f"CQL, MACQL, OVM and Action proposal, {calibrated.mean():.0f} to that of MACal-QL |"
     )
 
 
@@ -280,6 +296,10 @@ def test_the_walkthrough_says_so_of_the_median_of_all_seeds(every: pd.DataFrame)
 
 def test_what_ovmse_keeps_elsewhere(every: pd.DataFrame) -> None:
     hydras, stalkers = (whole(every, task, "medium") for task in ("6h_vs_8z", "3s5z"))
+    low = [
+        f"{span(r, 'OVMSE', 'lowest')} of {span(r, 'OVMSE', 'start')}" for r in (hydras, stalkers)
+    ]
+    said("on 6h_vs_8z OVMSE's {}, on 3s5z {} |".format(*low))
     ours = pd.concat([hydras, stalkers]).query("name == 'OVMSE'")
     assert (1 - ours.lowest / ours.start).min() > 0.4
     said(
@@ -309,6 +329,11 @@ def test_6h_vs_8z(every: pd.DataFrame) -> None:
         f"points above SE (95 % interval {low:.1f} to {high:.1f}), and of all six lines on "
         f"{count(of_all)}; after 2s3z medium_replay, with the term, lowest of those that learned."
     )
+    said(
+        f"on 6h_vs_8z, where it is without the conservative term, on {first} seeds, of those that "
+        "learned from data |"
+    )
+    said(f"6h_vs_8z: {se:.0f} above SE ({low:.1f} to {high:.1f}) |")
     means = rows.pivot(index="seed", columns="name", values="mean")
     assert means.drop(columns="OVMSE").lt(means["OVMSE"], axis=0).all(axis=None)
     points = points_from_ovmse(every, "6h_vs_8z", "medium", "mean", -1)
@@ -329,6 +354,7 @@ def test_2s3z_medium_replay(every: pd.DataFrame) -> None:
     points = points_from_ovmse(every, "2s3z", "medium_replay", "end", 1)
     (switch, its), (se, own) = points["Switch CQL"], points["SE"]
     said(f"After 2s3z medium_replay (six seeds) it ends {switch} points below Switch CQL.")
+    said(f"medium_replay: lowest on {count(last)}, {switch} points below Switch CQL ({its}); ")
     said(
         "(2s3z medium_replay, battles of many policies; six seeds, and "
         f"{six_pairs_give(rows.name.nunique() - 1)})."
@@ -370,7 +396,7 @@ def test_5m_vs_6m(lines: pd.DataFrame, every: pd.DataFrame) -> None:
         f"test {test:.1f} %. The return, at most 20, starts at {learned.min():.1f} to "
         f"{learned.max():.1f} where a line is pre-trained and ends at {ends.min():.1f} to "
         f"{ends.max():.1f}; two of the 2,000 battles of its dataset are won ([its "
-        "card](data/results/hard_map.md))."
+        "card](../data/results/hard_map.md))."
     )
 
 
@@ -385,6 +411,7 @@ def test_mixing_ratios(every: pd.DataFrame) -> None:
     )
     ours = mixed[mixed.name == "OVMSE"].sort_values("mixing_ratio").last_return
     said("OVMSE returns {:.1f}, {:.1f}, {:.1f} and {:.1f} with".format(*ours))
+    said("it returns {:.1f}, {:.1f}, {:.1f} and {:.1f} with shares of".format(*ours))
 
 
 def test_each_at_its_best(every: pd.DataFrame) -> None:
@@ -403,16 +430,22 @@ def test_each_at_its_best(every: pd.DataFrame) -> None:
     seeds = len(means)
     said(
         "*Each at its best* (not in the paper): the nine algorithms, and two variants of OVMSE of "
-        "ours, were [tuned](data/results/tuning.md) on 2s3z medium, each with 12 settings on two "
-        "seeds by the mean win rate of 60,000 steps, which is kind to little noise. Then each was "
-        f"run on {f'{seeds} seeds' if seeds > 1 else 'one seed'} not tuned on: a lead, no result. "
-        f"{all_of(least)} were best with the least noise that was tried, an ε of 0.05 all along; "
-        f"OVMSE with ε from {chosen.epsilon_start['OVMSE']:.1f}. Mean win rates, in brackets the "
-        f"same {'seeds' if seeds > 1 else 'seed'} in the paper's setting: {'; '.join(each)}. "
-        f"{above} of the {means.shape[1] - 1} others are above OVMSE{' each time' * (seeds > 1)}, "
-        "which is not tested. OVMSE without the conservative term, "
+        "ours, were [tuned](../data/results/tuning.md) on 2s3z medium, each with 12 settings on "
+        "two seeds by the mean win rate of 60,000 steps, which is kind to little noise. Then each "
+        f"was run on {f'{seeds} seeds' if seeds > 1 else 'one seed'} not tuned on: a lead, no "
+        f"result. {all_of(least)} were best with the least noise that was tried, an ε of 0.05 all "
+        f"along; OVMSE with ε from {chosen.epsilon_start['OVMSE']:.1f}. Mean win rates, in "
+        f"brackets the same {'seeds' if seeds > 1 else 'seed'} in the paper's setting: "
+        f"{'; '.join(each)}. {above} of the {means.shape[1] - 1} others are above OVMSE"
+        f"{' each time' * (seeds > 1)}, which is not tested. OVMSE without the conservative term, "
         f"{span(before, 'OVMSE without CQL', 'mean')} % in the paper's setting, was not tuned "
-        "([its card](data/results/at_its_best.md))."
+        "([its card](../data/results/at_its_best.md))."
+    )
+    mean = [span(r, n, "mean") for n in ("Switch CQL", "OVMSE") for r in (tuned, before)]
+    said(
+        f"a lead: {'two' if seeds == 2 else seeds} seeds | tuned, {len(least)} of 9 algorithms "
+        "want the least noise that was tried; Switch CQL then has a mean win rate of {} %, {} in "
+        "the paper's setting; OVMSE {}, and {} |".format(*mean)
     )
 
 
