@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 
 from analysis import results
+from analysis.answers import tell
+from analysis.charts.show import show_table
 from analysis.results import LINE, QUESTION
 from analysis.statistics import holm, paired
-from analysis.tables import per_cent
-from analysis.verdicts import TOLD, little, too_few
+from analysis.tables import ADVICE, per_cent
+from analysis.verdicts import TOLD, commands, little, too_few
 from ovmse.config import Config
 
 # Of the machine and of the tests, not of the method.
@@ -19,85 +21,99 @@ ASIDE = ("device", "threads", "test_interval", "test_battles", "long_test_battle
          "offline_test_interval", "fixed_battles")  # fmt: skip
 
 
-def start_today(found: pd.DataFrame) -> str:
-    """For each map, dataset and budget the best line with its noise, those that cannot be told from
-    it, and what these seeds cannot say; a Markdown list."""
-    rows = results.only(found, *results.COMPARED, "noise", results.BEST)
-    if rows.empty:
-        return (
+def advise(found: pd.DataFrame) -> None:
+    """Shows what to start with, the commands, how much noise won most and what cannot be said."""
+    advised = start_today(found)
+    if advised.empty:
+        tell(
             "No finished run of the paper's setting, the map of noise or each at its best is here, "
             "so nothing can be advised."
         )
-    said, seeds = [], set()
+        return
+    show_table(advised, ADVICE)
+    if made := list(advised.command.dropna()):
+        commands("**To train these**, in the same order:", made)
+        tell("\n\n".join([what_is_sure(advised), how_much_noise(found)]))
+
+
+def start_today(found: pd.DataFrame) -> pd.DataFrame:
+    """For each map, dataset and budget the best line with its noise; found as from `results.runs`.
+
+    Columns: `where` (map and dataset), `online_steps`, `start` (the line and its ε), `explorers`,
+    `mean` (win rate online, median) with `mean_min` and `mean_max`, `seeds`, `next` (the second
+    best), `sure` (in a word whether it is told from all others), `other_noise` (whether another ε
+    was tried), `command` (what trains it). Where nothing is advised most of it is
+    missing: no seed has every line, or all lines win too little to tell, `next` being the best.
+    """
+    rows = results.only(found, *results.COMPARED, "noise", results.BEST)
     by = ["item", *LINE, "epsilon_start", "explorers", "exploration"]
     budget = ["task", "dataset", "online_steps"]
-    tried = rows.groupby(budget).epsilon_start.nunique()
+    advised = []
     for task, data, steps, mine in _alike_in_seeds(rows, by, budget):
-        only_tuned = ", each tuned" if set(mine["item"]) == {results.BEST} else ""
-        where = f"- **{task}, {data}, {steps:,} steps{only_tuned}**: "
+        one = {"where": f"{task} {data}", "online_steps": steps, "sure": "no advice"}
+        one |= {"start": None, "command": None}
+        # what is tuned was tried at others, on the seeds of the tuning
+        one["other_noise"] = {*mine["item"]} == {results.BEST} or mine.epsilon_start.nunique() > 1
+        advised.append(one)
         mine = results.shared(mine, by, within=budget)
         if mine.empty:
-            said.append(f"{where}no seed has every line yet, so nothing is advised.")
             continue
         runs = dict(iter(mine.groupby(by, sort=False)))
         lines = {key: line.set_index("seed")["mean"] for key, line in runs.items()}
-        medians = {key: scores.median() for key, scores in lines.items()}
-        top = max(medians, key=lambda key: medians[key])
+        top, *others = sorted(lines, key=lambda key: -lines[key].median())
         best = lines[top]
+        one["seeds"] = len(best)
         if little(mine):
-            said.append(
-                f"{where}nothing is advised: the best of {len(lines)}, {_at(top)}, has a mean win "
-                f"rate of {per_cent(medians[top])}."
-            )
+            one["next"] = f"{_at(top)} ({per_cent(best.median())})"
             continue
-        others = sorted((key for key in medians if key != top), key=lambda key: -medians[key])
+        one |= {"mean": best.median(), "mean_min": best.min(), "mean_max": best.max()}
+        one |= {"start": _at(top), "explorers": top[5], "command": _train(runs[top].iloc[0])}
+        if others:
+            one["next"] = f"{_at(others[0])} ({per_cent(lines[others[0]].median())})"
         p = holm([paired(lines[key].to_dict(), best.to_dict()).p for key in others] or [1.0])
-        alike = [f"{_at(k)}, {per_cent(medians[k])}" for k, one in zip(others, p) if one >= TOLD]
-        why = too_few(len(best), len(others))
-        spread = f"{per_cent(best.min())} to {per_cent(best.max())}, {len(best)} seeds"
-        spread = spread if len(best) > 1 else "one seed"
-        spread += ": a lead, no advice" if why or not others else ""
-        text = f"{where}{_at(top)}, mean win rate {per_cent(best.median())} ({spread})."
-        if mine.epsilon_start.nunique() == 1 and not only_tuned:
-            some = " on all of these seeds" if tried[task, data, steps] > 1 else ""
-            text += f" No other ε was tried{some}."
-        if not others:
-            text += " No other line is here to compare it with."
-        if alike:
-            more = f" and {len(alike) - 6} others" if len(alike) > 6 else ""
-            text += f" Not told from it in paired seeds: {'; '.join(alike[:6])}{more}{why}."
-        elif others:
-            text += (
-                f" In paired seeds the mean win rate of each of the {len(others)} others is lower, "
-                "told after Holm, which leaves out that the best was picked by the same seeds."
-            )
-        said.append(f"{text} To train it: `{_train(runs[top].iloc[0])}`.")
-        seeds.add(len(best))
-    if not seeds:
-        return "\n".join(said)
-    said.append(_how_much_noise(results.only(found, "noise")))
-    least = ", ".join(f"{2 / 2**n:.2g} with {n}" for n in sorted(seeds, reverse=True))
+        few = not others or too_few(len(best), len(others))
+        one["sure"] = "a lead" if few else "told" if max(p) < TOLD else "not told"
+    return pd.DataFrame(advised)
+
+
+def what_is_sure(advised: pd.DataFrame) -> str:
+    """What the words of `start_today` mean, where only one ε was tried, and what these seeds cannot
+    say."""
+    there = advised[advised.command.notna()]
+    meant = {
+        "told": "in paired seeds each other line is lower, with p below "
+        f"{TOLD:g} after Holm, which leaves out that the best was picked by the same seeds",
+        "not told": "from one of the others at least",
+        "a lead": "so few seeds, or lines, cannot tell it from any; no advice",
+    }
+    sure = [f"*{word}*: {meant[word]}" for word in meant if word in {*there.sure}]
+    said = [f"**How sure.** {'. '.join(sure)}."]
+    once = there[~there.other_noise.astype(bool)]
+    if len(once):
+        where = [f"{r.where} ({r.online_steps:,} steps)" for r in once.itertuples()]
+        said.append(f"**No other ε** was tried on the seeds of {', '.join(where)}.")
+    least = [f"{2 / 2**n:.2g} with {n}" for n in sorted({*there.seeds.astype(int)}, reverse=True)]
     said.append(
-        f"\nWhat these seeds cannot say: the best of many lines is picked by its own luck too, so "
-        f"its number is a little high; the least sign-flip p that paired seeds can give is {least};"
-        " other maps, datasets or StarCraft II itself were not played; and lines are compared only "
-        "where they have the same seeds."
+        "**What these seeds cannot say.** The best of many lines is picked by its own luck too, so "
+        "its number is a little high; the least sign-flip p that paired seeds can give is "
+        f"{', '.join(least)}; other maps, datasets or StarCraft II itself were not played; and "
+        "lines are compared only where they have the same seeds."
     )
-    return "\n".join(said)
+    return "\n\n".join(said)
 
 
-def _how_much_noise(noisy: pd.DataFrame) -> str:
+def how_much_noise(found: pd.DataFrame) -> str:
     """At how many explorers the lines of the map of noise win most, on each map."""
     said = []
-    for key, rows in noisy.groupby(QUESTION, sort=False):
+    for key, rows in results.only(found, "noise").groupby(QUESTION, sort=False):
         medians = results.by_explorers(results.shared(rows, ["name", "explorers"]))
         if medians.shape[1] > 1 and not little(rows):
             best, most = medians.idxmax(axis=1), medians.columns.max()
             said.append(f"{best.min():g} to {best.max():g} of at most {most:g} on {key[1]}")
     if not said:
-        return "- **How much noise** cannot be said: the map of noise has no two levels that win."
+        return "**How much noise** cannot be said: the map of noise has no two levels that win."
     return (
-        "- **How much noise**: so many agents are expected to explore at first where each line of "
+        "**How much noise**: so many agents are expected to explore at first where each line of "
         f"the map of noise has its greatest mean win rate (median): {'; '.join(said)}."
     )
 
@@ -117,11 +133,11 @@ def _alike_in_seeds(
 
 
 def _at(key: tuple) -> str:
-    """A line and its noise."""
-    item, name, _, _, epsilon, explorers, exploration = key
-    name += ", tuned," if item == results.BEST else ""
-    name += ", centralised," if exploration == "sequential_centralised" else ""
-    return f"{name} from ε {epsilon:g} ({explorers:g} explorer{'s' * (explorers != 1)})"
+    """A line with its noise, `SE, tuned, ε 0.05`."""
+    item, name, _, _, epsilon, _, exploration = key
+    name += ", tuned" * (item == results.BEST)
+    name += ", centralised" * (exploration == "sequential_centralised")
+    return f"{name}, ε {epsilon:g}"
 
 
 def _train(run: pd.Series) -> str:

@@ -470,6 +470,17 @@ DIFFERENCES: Columns = {
     "p": ("p", "{:.3f}".format),
     "holm": ("p (Holm)", "{:.3f}".format),
 }
+# Of what 05_ablation advises.
+ADVICE: Columns = {
+    "where": ("map and dataset", str),
+    "online_steps": ("steps", "{:,.0f}".format),
+    "start": ("start with", str),
+    "explorers": RESULTS["explorers"],
+    "mean": ("mean win rate", per_cent),
+    "seeds": ("seeds", "{:.0f}".format),
+    "sure": ("how sure", str),
+    "next": ("the next", str),
+}
 
 
 def readable(table: pd.DataFrame, known: Columns = READABLE) -> pd.DataFrame:

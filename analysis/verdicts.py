@@ -66,7 +66,7 @@ def planned(lines: pd.DataFrame, found: pd.DataFrame) -> None:
         display(Markdown(made_by(lines)))
     missing = table[table.there < table.planned]
     if len(missing):
-        _commands("**What is missing.**", "; ".join(missing.command).split("; "))
+        commands("**What is missing.** What makes it:", "; ".join(missing.command).split("; "))
     if untuned := list(missing.task[missing["item"] == "tuning"]):
         display(Markdown(
             f"Each at its best on {' and '.join(untuned)}: not run, and planned once that is "
@@ -95,15 +95,16 @@ def made_by(lines: pd.DataFrame) -> str:
 
 
 def _not_run(items: Sequence[str]) -> None:
-    _commands(
-        "**Not run**, or without what it would be compared with.",
+    commands(
+        "**Not run**, or without what it would be compared with. What makes it:",
         [plan.command for plan in results.PLANNED if plan.item in items],
     )
 
 
-def _commands(said: str, commands: Sequence[str]) -> None:
-    lines = "\n".join(commands)
-    display(Markdown(f"{said} What makes it:\n\n```\n{lines}\n```"))
+def commands(said: str, lines: Sequence[str]) -> None:
+    """Shows a sentence and commands, to be copied."""
+    text = "\n".join(lines)
+    display(Markdown(f"{said}\n\n```\n{text}\n```"))
 
 
 def who_wins(found: pd.DataFrame) -> str:

@@ -26,6 +26,7 @@ from analysis.marl_eval import main as marl_eval_main
 from analysis.marl_eval import marl_eval
 from analysis.results import PLANNED
 from analysis.statistics import paired
+from analysis.tables import ADVICE, readable
 from ovmse.config import Config
 from ovmse.errors import UserError
 from ovmse.sweep import grid as grids
@@ -139,9 +140,9 @@ def test_what_the_plan_does_not_have_stands_by_itself(folder: Path) -> None:
     found = results.runs(results.finished(table[table.algorithm == "qmix"]))
     assert set(found.dataset) == {results.NO_DATA} and len(found) == 3
     assert "5m_vs_6m no data** (3 seeds): only QMIX was run." in verdicts.who_wins(found)
-    start = advice.start_today(found)
-    assert "No other line is here to compare it with. To train it: `ovmse train runs/qmix" in start
-    assert "--dataset" not in start and "3 seeds: a lead, no advice" in start
+    [start] = advice.start_today(found).itertuples()
+    assert start.sure == "a lead" and start.seeds == 3
+    assert start.command.startswith("ovmse train runs/qmix") and "--dataset" not in start.command
     assert results.unplanned(found) == "" and results.status(found).there.sum() == 3
     whole = results.runs(results.finished(table))
     assert results.unplanned(whole) == "" and results.status(whole).there.sum() == 42
@@ -376,10 +377,10 @@ def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFra
     start = advice.start_today(found)
     noisy = results.only(found, "noise").query("task == '6h_vs_8z'")
     best = noisy.groupby(["name", "epsilon_start"])["mean"].median().idxmax()
-    said = best[0] + ", centralised," * ("OVMSE" in best[0])
-    assert f"6h_vs_8z, medium, 100,000 steps**: {said} from ε {best[1]:g}" in start
-    command = re.search("6h_vs_8z, medium, 100,000 steps.*To train it: `(.*)`", start).group(1)
-    words = re.sub(r"--(\w+) ", r"\1=", command.removeprefix("ovmse train ")).split()[1:]
+    said = best[0] + ", centralised" * ("OVMSE" in best[0])
+    [it] = start.query("where == '6h_vs_8z medium' and online_steps == 100_000").itertuples()
+    assert it.start == f"{said}, ε {best[1]:g}" and it.explorers <= 6
+    words = re.sub(r"--(\w+) ", r"\1=", it.command.removeprefix("ovmse train ")).split()[1:]
     config = Config.from_parameters(
         **{k: yaml.safe_load(v) for k, v in (w.split("=") for w in words)}
     )
@@ -388,24 +389,25 @@ def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFra
         if setting not in advice.ASIDE:
             value = run[setting] if pd.notna(run[setting]) else None
             assert getattr(config, setting) == value, setting
-    paper = advice.start_today(found.assign(preset="paper"))
-    assert " preset=paper " in paper and "preset" not in start
-    assert " backend=smac " in advice.start_today(found.assign(backend="smac"))
-    fewer = advice.start_today(found.assign(offline_updates=250))
-    assert " offline_updates=250" in fewer and "offline_updates" not in start
-    plain = [line for line in start.splitlines() if "100,000 steps**" in line]
-    assert not any("No other" in line for line in plain)
-    assert all(re.search("OVM(SE)? from", line) is None for line in plain) and plain
-    assert "can give is 0.25 with 3;" in start
+    commands = start.command.str.cat()
+    for setting, value in {"preset": "paper", "backend": "smac", "offline_updates": 250}.items():
+        other = advice.start_today(found.assign(**{setting: value})).command.dropna()
+        assert other.str.contains(f" {setting}={value}").all() and setting not in commands
+    plain = start[start.online_steps == 100_000]
+    assert plain.other_noise.all() and len(plain)
+    assert not (plain.start + plain.next).str.contains("OVM(?:SE)?,").any()  # which has a variant
+    assert "can give is 0.25 with 3;" in advice.what_is_sure(start)
     none = found.iloc[:0]
     assert "not run" in verdicts.one_curve(none) and "No run" in verdicts.who_wins(none)
     assert "not run" in verdicts.noise_decides(none)
     most = results.by_explorers(noisy).idxmax(axis=1)
-    assert f"{most.min():g} to {most.max():g} of at most 6 on 6h_vs_8z." in start
+    assert f"{most.min():g} to {most.max():g} of at most 6 on 6h_vs_8z." in (
+        advice.how_much_noise(found)
+    )
     once = results.only(found, "noise").query("explorers == 0.25")
     assert "the map of noise has too few levels or lines." in verdicts.noise_decides(once)
-    assert "the map of noise has no two levels that win." in advice.start_today(once)
-    assert advice.start_today(none).startswith("No finished run of the paper's setting, the map")
+    assert "the map of noise has no two levels that win." in advice.how_much_noise(once)
+    assert advice.start_today(none).empty
     part = verdicts.which_part(found[~found.name.isin(["MACQL with SE", "OVMSE without CQL"])])
     [line] = [line for line in part.splitlines() if line.startswith("- **2s3z medium**")]
     assert " SE by itself +" in line and " memory added to CQL +" in line
@@ -521,10 +523,9 @@ def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
     few = verdicts.who_wins(lost.assign(end=0.03))
     assert "at the end: MACQL, OVM, OVMSE, SE (3 %); highest return there: MACQL, OVMSE (5" in few
     assert "return" not in verdicts.who_wins(lost.assign(end=0.06))
-    assert advice.start_today(lost) == (
-        "- **2s3z, medium, 1,000 steps**: nothing is advised: the best of 4, OVMSE from ε 1 (1 "
-        "explorer), has a mean win rate of 0 %."
-    )
+    [start] = advice.start_today(lost).itertuples()
+    assert start.sure == "no advice" and start.next == "OVMSE, ε 1 (0 %)"
+    assert start.start is None is start.command
     pair = verdicts.who_wins(one[one.name.isin(["OVMSE", "SE"])])
     every = "; yet on every shared seed OVMSE is below SE.\n"
     said = "OVMSE is not told from SE (so few seeds cannot tell any)"  # 2 / 2^5 = .0625
@@ -536,41 +537,46 @@ def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
     assert "cannot tell any).\n" in four and "yet" not in four
     alone = verdicts.who_wins(one[one.name == "SE"])
     assert "nothing is compared with OVMSE" in alone and "only SE was run" in alone
-    [start, noise, _, least] = advice.start_today(by_hand(LINES, range(10))).splitlines()
-    assert start == (
-        "- **2s3z, medium, 1,000 steps**: SE from ε 1 (1 explorer), mean win rate 62 % (60 % to "
-        "64 %, 10 seeds). No other ε was tried. In paired seeds the mean win rate of each of the "
-        "3 others is lower, told after Holm, which leaves out that the best was picked by the same "
-        "seeds. To train it: `ovmse train runs/se --algorithm se --task 2s3z --dataset medium "
-        "online_steps=1000`."
-    )
-    assert "**How much noise** cannot be said" in noise
-    ten = advice.start_today(by_hand({"SE": 0.6}, range(10)))
-    assert "10 seeds: a lead, no advice). No other ε was tried. No other line is here" in ten
-    assert "least sign-flip p that paired seeds can give is 0.002 with 10; other" in least
+    first = advice.start_today(by_hand(LINES, range(10)))
+    command = "ovmse train runs/se --algorithm se --task 2s3z --dataset medium online_steps=1000"
+    row = [
+        "2s3z medium",
+        "1,000",
+        "SE, ε 1",
+        "1",
+        "62 % (60 %–64 %)",
+        "10",
+        "told",
+        "OVMSE, ε 1 (52 %)",
+    ]
+    assert [*readable(first, ADVICE).iloc[0], first.command[0]] == [*row, command]
+    assert "**How much noise** cannot be said" in advice.how_much_noise(by_hand(LINES, range(10)))
+    words = advice.what_is_sure(first)
+    assert "*told*" in words and "*a lead*" not in words and "*not told*" not in words
+    assert "**No other ε** was tried on the seeds of 2s3z medium (1,000 steps)." in words
+    least = "least sign-flip p that paired seeds can give is 0.002 with 10"
+    assert f"{least}; other" in words
+    [ten] = advice.start_today(by_hand({"SE": 0.6}, range(10))).itertuples()
+    assert ten.sure == "a lead" and ten.command  # nothing is here to compare it with
     # what is tuned, of fewer seeds, takes none from the others; of as many it joins them
     tuned = by_hand({"SE": 0.7, "OVM": 0.4}, range(10)).assign(
         item="at_its_best", epsilon_start=0.2
     )
-    begun = advice.start_today(
-        pd.concat([by_hand(LINES, range(10)), tuned[tuned.seed < 2]])
-    ).splitlines()
-    assert begun[0] == start.replace("ε was tried.", "ε was tried on all of these seeds.")
-    assert begun[1].startswith(
-        "- **2s3z, medium, 1,000 steps, each tuned**: SE, tuned, from ε 0.2 (1 explorer), mean win "
-        "rate 70 % (70 % to 70 %, 2 seeds: a lead, no advice). Not told from it in paired seeds: "
-        "OVM, tuned, from ε 0.2"
-    )
-    assert "can give is 0.002 with 10, 0.5 with 2; other" in begun[4]
-    [whole, *_] = advice.start_today(pd.concat([by_hand(LINES, range(10)), tuned])).splitlines()
-    assert "steps**: SE, tuned, from ε 0.2 (1 explorer), mean win rate 72 %" in whole
-    assert "each of the 5 others is lower" in whole
-    close = advice.start_today(by_hand(LINES | {"OVM": 0.6}, range(10), 2))
-    [line, _] = [line for line in close.splitlines() if line.startswith("- ")]
-    top, rest = sorted(("OVM", "SE"), key=lambda name: line.index(name))
-    assert f"Not told from it in paired seeds: {rest} from ε 1 (2 explorers), 62 %. To" in line
-    assert "others is lower" not in line
-    assert f"**: {top} from ε 1 (2 explorers), mean" in line
+    begun = advice.start_today(pd.concat([by_hand(LINES, range(10)), tuned[tuned.seed < 2]]))
+    assert readable(begun, ADVICE).values.tolist() == [
+        row,
+        ["2s3z medium", "1,000", "SE, tuned, ε 0.2", "1", "70 %", "2", "a lead",
+         "OVM, tuned, ε 0.2 (40 %)"],
+    ]  # fmt: skip
+    assert f"{least}, 0.5 with 2; other" in advice.what_is_sure(begun)
+    assert begun.other_noise.tolist() == [False, True]
+    both = advice.start_today(pd.concat([by_hand(LINES, range(10)), tuned]))
+    [whole] = both.itertuples()
+    assert whole.start == "SE, tuned, ε 0.2" and round(whole.mean, 2) == 0.72
+    assert whole.sure == "told" and "No other ε" not in advice.what_is_sure(both)
+    [close] = advice.start_today(by_hand(LINES | {"OVM": 0.6}, range(10), 2)).itertuples()
+    assert {close.start, close.next} <= {"SE, ε 1", "SE, ε 1 (62 %)", "OVM, ε 1", "OVM, ε 1 (62 %)"}
+    assert close.sure == "not told" and close.explorers == 2
 
 
 def test_a_seed_counts_where_every_line_has_it() -> None:
@@ -591,17 +597,17 @@ def test_a_seed_counts_where_every_line_has_it() -> None:
     enough = pd.concat([most[most.name != "OVM"], by_hand({"OVM": 0.5}, range(6))])
     assert "not told from OVM.\n" in verdicts.who_wins(enough)
     assert "OVMSE is not told from any of 3 others (so few seeds cannot tell any)" in text
-    start = advice.start_today(both)
-    assert "mean win rate 60 % (60 % to 60 %, 2 seeds: a lead, no advice)." in start
-    assert "OVM" in start
-    assert "MACQL from ε 1 (1 explorer), 30 % (so few seeds cannot tell any)." in start
-    one = advice.start_today(by_hand(LINES, range(1)))
-    assert "60 % (one seed: a lead, no advice)." in one
+    [start] = advice.start_today(both).itertuples()
+    assert round(start.mean, 2) == 0.6 and start.seeds == 2
+    [one] = advice.start_today(by_hand(LINES, range(1))).itertuples()
+    assert one.seeds == 1 and start.sure == one.sure == "a lead"
     rest = by_hand({n: m for n, m in LINES.items() if n != "MACQL"}, range(2))
     apart = pd.concat([rest, lucky])
     two_maps = verdicts.who_wins(pd.concat([both, apart.assign(task="3s5z")]))
     assert "- **3s5z medium**: no seed has every line yet." in two_maps
-    assert "No seed" in verdicts.who_wins(apart) and "nothing is adv" in advice.start_today(apart)
+    assert "No seed" in verdicts.who_wins(apart)
+    [none] = advice.start_today(apart).itertuples()
+    assert none.sure == "no advice" and none.start is None is none.command
     assert results.shared(both).seed.unique().tolist() == [0, 1]
 
 
@@ -651,13 +657,12 @@ def test_each_at_its_best_stands_beside_the_papers_setting() -> None:
     less = (shown["mean"] - shown.mean_before).round(2)
     assert less.tolist() == [-0.05, 0.05, 0.15, 0.25] and (shown.seeds == 2).all()
     assert (shown.end - shown.end_before).round(2).tolist() == [-0.55, -0.05, -0.05, -0.05]
-    begun = advice.start_today(pd.concat([plain, tuned[tuned.seed == 1]])).splitlines()
-    assert "4 seeds" in begun[0] and "tuned" not in begun[0]  # it takes no seeds from the others
-    assert "each tuned**: Ours, tuned," in begun[1] and "(one seed: a lead, no" in begun[1]
-    assert "ε was tried on all of these seeds." in begun[0]
-    assert "ε was tried." in advice.start_today(plain)
-    [_, line, *_] = advice.start_today(pd.concat([plain, tuned])).splitlines()
-    assert "Ours, tuned, from ε 0.2 (0.2 explorers), mean win rate 91 % (91 % to 91 %, 2" in line
+    [before, begun] = advice.start_today(pd.concat([plain, tuned[tuned.seed == 1]])).itertuples()
+    assert before.seeds == 4 and "tuned" not in before.start + before.next  # it takes no seeds
+    assert begun.start == "Ours, tuned, ε 0.2" and begun.seeds == 1
+    [_, line] = advice.start_today(pd.concat([plain, tuned])).itertuples()
+    assert line.start == "Ours, tuned, ε 0.2" and line.seeds == 2 and line.explorers == 0.2
+    assert round(line.mean, 2) == 0.91
 
 
 def test_the_regime_is_of_the_pre_training_and_the_return_of_a_battle() -> None:
