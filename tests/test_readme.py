@@ -194,19 +194,18 @@ def test_what_each_part_adds(every: pd.DataFrame) -> None:
         f"{gains['CQL']:.0f} beside the conservative term, {gains['SE']:.0f} beside SE, "
         f"{gains['SE and CQL']:+g} beside both; "
     )
-    beside_se = [
-        results.effects(whole(every, task, "medium")).query("part == 'memory'")
-        for task in ("6h_vs_8z", "3s5z")
-    ]
-    (hydras, stalkers), on = beside_se, count(pd.Series(beside_se[0].each.iloc[0]) > 0)
-    assert hydras.beside.tolist() == stalkers.beside.tolist() == ["SE"]
-    low, high, more = (100 * hydras[name].item() for name in ("low", "high", "mean"))
-    said(
-        f"On 6h_vs_8z it adds {more:.0f} points beside sequential exploration (95 % interval "
-        f"{low:.0f} to {high:.0f}, {on} seeds), on 3s5z {100 * stalkers['mean'].item():.0f} (one "
-        "seed)."
-    )
-    said(f"on 6h_vs_8z {more:.0f} beside SE |")
+    said_of, added = [], []
+    for task in ("6h_vs_8z", "3s5z"):
+        [part] = (
+            results.effects(whole(every, task, "medium")).query("part == 'memory'").itertuples()
+        )
+        assert part.beside == "SE"
+        low, high, more = (100 * x for x in (part.low, part.high, part.mean))
+        added.append(f"{more:.0f}")
+        on_seeds = count(pd.Series(part.each) > 0)
+        said_of.append(f"{more:.0f} (95 % interval {low:.0f} to {high:.0f}, {on_seeds} seeds)")
+    said(f"beside sequential exploration it adds {said_of[0]} on 6h_vs_8z, {said_of[1]} on 3s5z.")
+    said("{} on 6h_vs_8z and {} on 3s5z beside SE |".format(*added))
     means = rows.pivot(index="seed", columns="name", values="mean")
     adds = {}
     for one, alone in (("SE", "Switch CQL"), ("MACQL with SE", "MACQL"), ("OVMSE", "OVM"),
@@ -309,40 +308,52 @@ def test_what_ovmse_keeps_elsewhere(every: pd.DataFrame) -> None:
     )
 
 
-def test_6h_vs_8z(every: pd.DataFrame) -> None:
-    rows = whole(every, "6h_vs_8z", "medium")
-    assert rows.seed.nunique() == 6 and rows.name.nunique() == 6
-    said(f"On 6h_vs_8z six seeds have all six lines, and {six_pairs_give(5)}.")
-    said(
-        f"OVMSE ends at {span(rows, 'OVMSE')} %, from {span(rows, 'OVMSE', 'start')}; SE at "
-        f"{span(rows, 'SE')}, Switch CQL at {span(rows, 'Switch CQL')}, MACal-QL at "
-        f"{span(rows, 'MACal-QL')} and MACQL at {span(rows, 'MACQL')}; QMIX, which learned from no "
-        f"data, at {span(rows, 'QMIX')}."
-    )
-    ends = rows[rows.algorithm != "qmix"].pivot(index="seed", columns="name", values="end")
-    first = count(ends.idxmax(axis=1) == "OVMSE")
-    of_all = rows.pivot(index="seed", columns="name", values="end").idxmax(axis=1) == "OVMSE"
-    ahead = results.differences(whole(every, "6h_vs_8z", "medium"), "end").set_index("name")
-    se, low, high = (-100 * ahead.loc["SE", of] for of in ("mean", "high", "low"))
-    said(
-        f"On 6h_vs_8z it ends highest of those that learned from data on {first} seeds, {se:.0f} "
-        f"points above SE (95 % interval {low:.1f} to {high:.1f}), and of all six lines on "
-        f"{count(of_all)}; after 2s3z medium_replay, with the term, lowest of those that learned."
-    )
-    said(
-        f"on 6h_vs_8z, where it is without the conservative term, on {first} seeds, of those that "
-        "learned from data |"
-    )
-    said(f"6h_vs_8z: {se:.0f} above SE ({low:.1f} to {high:.1f}) |")
-    means = rows.pivot(index="seed", columns="name", values="mean")
-    assert means.drop(columns="OVMSE").lt(means["OVMSE"], axis=0).all(axis=None)
-    points = points_from_ovmse(every, "6h_vs_8z", "medium", "mean", -1)
-    said(
-        "In the mean win rate OVMSE is above each of the five on every seed: above SE by {} points "
-        "(95 % interval {}), above QMIX by {} ({}), above Switch CQL by {} ({}).".format(
-            *points["SE"], *points["QMIX"], *points["Switch CQL"]
+def test_two_other_maps(every: pd.DataFrame) -> None:
+    """6h_vs_8z and 3s5z, six seeds each, where OVMSE is without the conservative term."""
+    names = ("SE", "Switch CQL", "MACal-QL", "MACQL", "QMIX")
+    first, of_all, ahead = {}, {}, {}
+    for task in ("6h_vs_8z", "3s5z"):
+        rows = whole(every, task, "medium")
+        assert rows.seed.nunique() == 6 and rows.name.nunique() == 6
+        ends = "SE at {}, Switch CQL at {}, MACal-QL at {}, MACQL at {} and QMIX".format(
+            *(span(rows, name) for name in names)
         )
+        said(
+            f"On {task} OVMSE ends at {span(rows, 'OVMSE')} %, from {span(rows, 'OVMSE', 'start')}"
+            f"; {ends}, which learned from no data, at {span(rows, 'QMIX')}."
+        )
+        means = rows.pivot(index="seed", columns="name", values="mean")
+        assert means.drop(columns="OVMSE").lt(means["OVMSE"], axis=0).all(axis=None)
+        points = points_from_ovmse(every, task, "medium", "mean", -1)
+        above = ", ".join(f"{n} by {points[n][0]} ({points[n][1]})" for n in names)
+        said(
+            "Its mean win rate is above that of each of the five on every seed, in points: "
+            f"{above}."
+        )
+        ends = rows.pivot(index="seed", columns="name", values="end")
+        of_all[task] = (ends.idxmax(axis=1) == "OVMSE").sum()
+        first[task] = (ends.drop(columns="QMIX").idxmax(axis=1) == "OVMSE").sum()
+        table = results.differences(rows, "end").set_index("name")
+        ahead[task] = [-100 * table.loc["SE", of] for of in ("mean", "high", "low")]
+    said(f"with six seeds, and {six_pairs_give(5)}.")
+    both = f"{first['6h_vs_8z']} and {first['3s5z']} of 6 seeds"
+    ends = [f"{mean:.0f} ({low:.1f} to {high:.1f})" for mean, low, high in ahead.values()]
+    said(
+        f"On 6h_vs_8z and 3s5z it ends highest of those that learned from data on {both}, above SE "
+        f"by {ends[0]} and {ends[1]} points (95 % intervals), and of all six lines on "
+        f"{of_all['6h_vs_8z']} and {of_all['3s5z']}. After 2s3z medium_replay, with the term, it "
+        "ends lowest of those that learned."
     )
+    said(
+        "where it is without that term, OVMSE has the greatest mean win rate on every seed, and "
+        "ends highest of those that learned from data on "
+        f"{first['6h_vs_8z']} and {first['3s5z']} of 6."
+    )
+    said(
+        "on 6h_vs_8z and 3s5z, where it is without the conservative term, of those that learned "
+        f"from data on {both} |"
+    )
+    said(f"6h_vs_8z: above SE by {ends[0]}; 3s5z: by {ends[1]} |")
 
 
 def test_2s3z_medium_replay(every: pd.DataFrame) -> None:
@@ -371,17 +382,6 @@ def test_2s3z_medium_replay(every: pd.DataFrame) -> None:
     learned = rows[rows.algorithm != "qmix"]
     alike = learned.lowest >= learned.start.map(lowest_by_luck)
     said(f"of these {len(learned)} runs {alike.sum()} lie no lower than luck alone puts one of two")
-
-
-def test_3s5z(every: pd.DataFrame) -> None:
-    rows = whole(every, "3s5z", "medium")
-    assert rows.seed.nunique() == 1
-    said(
-        f"OVMSE ends at {span(rows, 'OVMSE')} %, from {span(rows, 'OVMSE', 'start')}; SE at "
-        f"{span(rows, 'SE')}, MACQL at {span(rows, 'MACQL')}, Switch CQL at "
-        f"{span(rows, 'Switch CQL')}, MACal-QL at {span(rows, 'MACal-QL')}, QMIX at "
-        f"{span(rows, 'QMIX')}."
-    )
 
 
 def test_5m_vs_6m(lines: pd.DataFrame, every: pd.DataFrame) -> None:

@@ -50,8 +50,11 @@ def learning(curves: pd.DataFrame, title: str, axis: str, top: float) -> alt.Top
     table.loc[few, list(short)] = ""
     table["x"] = table.x.round(1)
     table = table.drop(columns=["step", "algorithm", "variant"])
-
     names = _in_order(curves)
+    # by number, as its name in every row would be half of the file
+    known = {"panel": list(dict.fromkeys(curves.panel)), "name": list(names)}
+    table = table.assign(**{of: table[of].map(all_.index) for of, all_ in known.items()})
+    spelled = {of: f"{all_}[datum.{of}]" for of, all_ in known.items()}
     pick = _picker()
     x = alt.X("x:Q", title="environment steps (thousands)", axis=alt.Axis(grid=False, tickCount=4),
               scale=alt.Scale(domain=[0, float(table.x.max())], nice=False))  # fmt: skip
@@ -78,7 +81,9 @@ def learning(curves: pd.DataFrame, title: str, axis: str, top: float) -> alt.Top
     each = both.properties(width=540 if alone else 250, height=280 if alone else 170)
     facets = each.facet(_panels(curves), columns=2, spacing=18)
     return titled(
-        facets, title, "thin: one seed, bold: median; click names above to see only those"
+        facets.transform_calculate(**spelled),
+        title,
+        "thin: one seed, bold: median; click names above to see only those",
     )
 
 

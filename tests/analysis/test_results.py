@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import io
 import json
@@ -308,8 +309,12 @@ def test_charts_are_narrow_and_draw(lines: pd.DataFrame, found: pd.DataFrame) ->
 
 
 def columns(chart: Any, has: str) -> pd.DataFrame:
-    """The data of a chart that hold a column of this name."""
-    return next(table for table in chart_tables(chart) if has in table)
+    """The data of a chart that hold a column of this name, with what it spells out by number."""
+    table = next(table for table in chart_tables(chart) if has in table)
+    for one in chart.to_dict().get("transform", ()):
+        words, of = re.fullmatch(r"(\[.*\])\[datum\.(\w+)\]", one["calculate"]).groups()
+        table[one["as"]] = table[of].map(dict(enumerate(ast.literal_eval(words))))
+    return table
 
 
 def test_bold_is_the_median_and_a_rule_its_interval_in_points(
