@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from shlex import quote
 
 import numpy as np
 import pandas as pd
@@ -32,7 +34,11 @@ def advise(found: pd.DataFrame) -> None:
         return
     show_table(advised, ADVICE)
     if made := list(advised.command.dropna()):
-        commands("**To train these**, in the same order:", made)
+        commands(
+            "**To train these**, in the same order (`ovmse data make` makes the datasets that do "
+            "not ship, with other battles on another processor):",
+            made,
+        )
         tell("\n\n".join([what_is_sure(advised), how_much_noise(found)]))
 
 
@@ -41,22 +47,22 @@ def start_today(found: pd.DataFrame) -> pd.DataFrame:
 
     Columns: `where` (map and dataset), `online_steps`, `start` (the line and its ε), `explorers`,
     `mean` (win rate online, median) with `mean_min` and `mean_max`, `seeds`, `next` (the second
-    best), `sure` (in a word whether it is told from all others), `other_noise` (whether another ε
-    was tried), `command` (what trains it). Where nothing is advised most of it is
-    missing: no seed has every line, or all lines win too little to tell, `next` being the best.
+    best), `sure` (whether it is told from all others, in words), `other_noise` (whether another ε
+    was tried on all of these seeds), `command` (what trains it). Where nothing is advised `sure`
+    says why and most of the others are missing.
     """
     rows = results.only(found, *results.COMPARED, "noise", results.BEST)
     by = ["item", *LINE, "epsilon_start", "explorers", "exploration"]
     budget = ["task", "dataset", "online_steps"]
     advised = []
     for task, data, steps, mine in _alike_in_seeds(rows, by, budget):
-        one = {"where": f"{task} {data}", "online_steps": steps, "sure": "no advice"}
-        one |= {"start": None, "command": None}
+        one = {"where": f"{task} {data}", "online_steps": steps, "start": None, "command": None}
         # what is tuned was tried at others, on the seeds of the tuning
         one["other_noise"] = {*mine["item"]} == {results.BEST} or mine.epsilon_start.nunique() > 1
         advised.append(one)
         mine = results.shared(mine, by, within=budget)
         if mine.empty:
+            one["sure"] = "no seed has every line"
             continue
         runs = dict(iter(mine.groupby(by, sort=False)))
         lines = {key: line.set_index("seed")["mean"] for key, line in runs.items()}
@@ -64,15 +70,19 @@ def start_today(found: pd.DataFrame) -> pd.DataFrame:
         best = lines[top]
         one["seeds"] = len(best)
         if little(mine):
-            one["next"] = f"{_at(top)} ({per_cent(best.median())})"
+            one["sure"] = "hardly a battle won"
             continue
         one |= {"mean": best.median(), "mean_min": best.min(), "mean_max": best.max()}
-        one |= {"start": _at(top), "explorers": top[5], "command": _train(runs[top].iloc[0])}
+        run = runs[top].iloc[0]
+        one |= {"start": _at(top), "explorers": run.explorers, "command": _train(run)}
         if others:
             one["next"] = f"{_at(others[0])} ({per_cent(lines[others[0]].median())})"
-        p = holm([paired(lines[key].to_dict(), best.to_dict()).p for key in others] or [1.0])
+        pairs = [paired(lines[key].to_dict(), best.to_dict()) for key in others]
+        p = holm([pair.p for pair in pairs] or [1.0])
+        above = sum(pair.mean < 0 and own < TOLD for pair, own in zip(pairs, p))
         few = not others or too_few(len(best), len(others))
-        one["sure"] = "a lead" if few else "told" if max(p) < TOLD else "not told"
+        told = "told" if above == len(others) else f"told from {above} of {len(others)}"
+        one["sure"] = "a lead" if few else told
     return pd.DataFrame(advised)
 
 
@@ -80,18 +90,15 @@ def what_is_sure(advised: pd.DataFrame) -> str:
     """What the words of `start_today` mean, where only one ε was tried, and what these seeds cannot
     say."""
     there = advised[advised.command.notna()]
-    meant = {
-        "told": "in paired seeds each other line is lower, with p below "
-        f"{TOLD:g} after Holm, which leaves out that the best was picked by the same seeds",
-        "not told": "from one of the others at least",
-        "a lead": "so few seeds, or lines, cannot tell it from any; no advice",
-    }
-    sure = [f"*{word}*: {meant[word]}" for word in meant if word in {*there.sure}]
-    said = [f"**How sure.** {'. '.join(sure)}."]
-    once = there[~there.other_noise.astype(bool)]
+    said = [
+        "**How sure.** *Told*: in paired seeds the others' mean is lower, with p below "
+        f"{TOLD:g} after Holm, which leaves out that the best was picked by the same seeds. *A "
+        "lead*: too few seeds, or no other line, to tell it from any."
+    ]
+    once = there[~there.other_noise]
     if len(once):
         where = [f"{r.where} ({r.online_steps:,} steps)" for r in once.itertuples()]
-        said.append(f"**No other ε** was tried on the seeds of {', '.join(where)}.")
+        said.append(f"**No other ε** was tried on all the seeds of {', '.join(where)}.")
     least = [f"{2 / 2**n:.2g} with {n}" for n in sorted({*there.seeds.astype(int)}, reverse=True)]
     said.append(
         "**What these seeds cannot say.** The best of many lines is picked by its own luck too, so "
@@ -103,18 +110,21 @@ def what_is_sure(advised: pd.DataFrame) -> str:
 
 
 def how_much_noise(found: pd.DataFrame) -> str:
-    """At how many explorers the lines of the map of noise win most, on each map."""
+    """At how many explorers the lines of the map of noise win most, on each map and dataset."""
     said = []
     for key, rows in results.only(found, "noise").groupby(QUESTION, sort=False):
         medians = results.by_explorers(results.shared(rows, ["name", "explorers"]))
         if medians.shape[1] > 1 and not little(rows):
-            best, most = medians.idxmax(axis=1), medians.columns.max()
-            said.append(f"{best.min():g} to {best.max():g} of at most {most:g} on {key[1]}")
+            best, tried = medians.idxmax(axis=1), medians.columns
+            said.append(
+                f"{best.min():g} to {best.max():g} explore on {key[1]} {key[2]} (tried were "
+                f"{tried.min():g} to {tried.max():g})"
+            )
     if not said:
         return "**How much noise** cannot be said: the map of noise has no two levels that win."
     return (
-        "**How much noise**: so many agents are expected to explore at first where each line of "
-        f"the map of noise has its greatest mean win rate (median): {'; '.join(said)}."
+        "**How much noise.** The lines of the map of noise win most (mean win rate, median) where "
+        f"at first {'; '.join(said)}."
     )
 
 
@@ -145,7 +155,9 @@ def _train(run: pd.Series) -> str:
     given = {name: run[name] for name in ("algorithm", "task", "dataset")}
     if given["dataset"] == results.NO_DATA:
         del given["dataset"]
-    words = [f"--{name} {value}" for name, value in given.items()]
+    parts = [*given.values(), run.online_steps, *["tuned"] * (run["item"] == results.BEST)]
+    folder = re.sub(r"[^\w.]+", "_", "_".join(map(str, parts)))  # a dataset can be a path
+    words = [f"--{name} {quote(str(value))}" for name, value in given.items()]
     more = {name: run[name] for name in ("preset", "backend") if pd.notna(run.get(name))}
     defaults = Config.from_parameters(**given).model_dump()
     words += [f"{name}={value}" for name, value in more.items() if value != defaults[name]]
@@ -155,4 +167,4 @@ def _train(run: pd.Series) -> str:
         if name not in ASIDE and pd.notna(value) and value != defaults[name]:
             shown = str(value).lower() if isinstance(value, bool | np.bool_) else f"{value}"
             words.append(f"{name}={shown}")
-    return f"ovmse train runs/{run['algorithm']} {' '.join(words)}"
+    return f"ovmse train runs/start/{folder} {' '.join(words)}"
