@@ -411,7 +411,7 @@ def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFra
     most = results.by_explorers(noisy).idxmax(axis=1)
     assert (
         f" {most.min():g} to {most.max():g} explore on 6h_vs_8z medium (tried were 0.05 to 6)"
-        in (advice.how_much_noise(found))
+        in advice.how_much_noise(found)
     )
     assert start.command.dropna().map(lambda c: c.split()[2]).is_unique
     once = results.only(found, "noise").query("explorers == 0.25")
