@@ -110,21 +110,26 @@ def what_is_sure(advised: pd.DataFrame) -> str:
 
 
 def how_much_noise(found: pd.DataFrame) -> str:
-    """At how many explorers the lines of the map of noise win most, on each map and dataset."""
-    said = []
-    for key, rows in results.only(found, "noise").groupby(QUESTION, sort=False):
+    """At how many explorers each line of the map of noise wins most, on each map and dataset."""
+    said, noisy = [], results.only(found, "noise")
+    for key, rows in noisy.groupby(QUESTION, sort=False):
         medians = results.by_explorers(results.shared(rows, ["name", "explorers"]))
         if medians.shape[1] > 1 and not little(rows):
-            best, tried = medians.idxmax(axis=1), medians.columns
-            said.append(
-                f"{best.min():g} to {best.max():g} explore on {key[1]} {key[2]} (tried were "
-                f"{tried.min():g} to {tried.max():g})"
-            )
+            levels: dict[tuple[float, float], list[str]] = {}
+            for (*_, name), line in medians.iterrows():
+                tried = line.dropna().index
+                levels.setdefault((tried.min(), tried.max()), []).append(
+                    f"{name} {line.idxmax():g}"
+                )
+            each = [f"{', '.join(names)} (tried: {low:g} to {high:g})"
+                    for (low, high), names in levels.items()]  # fmt: skip
+            said.append(f"- {key[1]} {key[2]}: {'; '.join(each)}")
     if not said:
-        return "**How much noise** cannot be said: the map of noise has no two levels that win."
+        why = "has no two levels that win" if len(noisy) else "was not run"
+        return f"**How much noise** cannot be said: the map of noise {why}."
     return (
-        "**How much noise.** The lines of the map of noise win most (mean win rate, median) where "
-        f"at first {'; '.join(said)}."
+        "**How much noise.** So many explorers at first win most (mean win rate, median; not "
+        "tested):\n\n" + "\n".join(said)
     )
 
 

@@ -23,7 +23,7 @@ from ovmse.config import Config
 from ovmse.datasets.dataset import DatasetError, dataset_path
 from ovmse.envs.smac_units import MAPS
 from ovmse.errors import UserError
-from ovmse.method.algorithms import ALGORITHMS
+from ovmse.method.algorithms import ALGORITHMS, EXPLORATIONS
 from ovmse.runs.files import PROJECT, SHIPPED_DATA, named_path
 from ovmse.runs.tables import COLUMNS
 
@@ -131,14 +131,24 @@ def read(source: str | Path = "") -> pd.DataFrame:
     for name in NUMBERS:
         if not pd.api.types.is_numeric_dtype(table[name]):
             raise UserError(f"{folder}: {name} has to be numbers, and is {table[name].dtype}")
+        if np.isinf(table[name]).any():
+            raise UserError(f"{folder}: {name} is infinite in a row")
     if table[["seed", "epsilon_start"]].isna().any(axis=None):
         raise UserError(f"{folder}: every row needs its seed and its epsilon_start")
     if not table.test_win_rate.dropna().between(0, 1).all():
         raise UserError(f"{folder}: win rates are shares from 0 to 1")
-    return table.assign(cql_anneal=pd.to_numeric(table.cql_anneal))
+    for name, allowed in WORDS.items():
+        if len(other := table[name][~table[name].isin(allowed)]):
+            words = ", ".join(map(str, allowed))
+            raise UserError(f"{folder}: {name}: got {other.iloc[0]!r}, allowed: {words}")
+    anneal = pd.to_numeric(table.cql_anneal, errors="coerce")
+    if len(other := table.cql_anneal[anneal.isna()].dropna()):
+        raise UserError(f"{folder}: cql_anneal: got {other.iloc[0]!r}, allowed: a number or none")
+    return table.assign(cql_anneal=anneal)
 
 
 NUMBERS = ["seed", "epsilon_start", "online_steps", "env_steps", "test_win_rate", "test_return"]
+WORDS = {"exploration": EXPLORATIONS, "online_cql": (True, False)}
 
 
 def _item(place: str) -> str:
@@ -180,12 +190,20 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
         done = online.env_steps.max() >= online.online_steps.first()
         rows = rows[rows.run.isin(done.index[done])]
         rows = measured(rows, "test_win_rate", by=(*WHO, *VARIED.get(key[0], [])))
-        parts.append(rows.assign(name=_names(rows, key[0]), dataset=key[2]))
+        rows = rows.assign(name=_names(rows, key[0]), dataset=key[2])
+        parts.append(rows.sort_values(["algorithm", "name"], key=_rank, kind="stable"))
     lines = pd.concat(parts) if parts else table.assign(name="")
     _require_one(lines, ["task"], "code", "were made by several states of the learning code")
     paired = lines[lines["item"].isin([*COMPARED, BEST])].dropna(subset="dataset_sha256")
     _require_one(paired, ["task", "dataset"], "dataset_sha256", "learned from several files")
     return lines
+
+
+def _rank(column: pd.Series) -> pd.Series:
+    """Algorithms in the order of their table; names by themselves."""
+    if column.name != "algorithm":
+        return column
+    return column.map({name: n for n, name in enumerate(ALGORITHMS)})
 
 
 def _require_one(table: pd.DataFrame, of: Sequence[str], name: str, said: str) -> None:
@@ -215,7 +233,7 @@ def _names(rows: pd.DataFrame, item: str) -> list[str]:
         ours = row.algorithm == "ovmse" and item in ("tuning", BEST)
         if ours and pd.notna(row.cql_anneal):
             names.append(OWN["cql_anneal"])
-        elif ours and row.policy_warmup_steps:
+        elif ours and row.policy_warmup_steps > 0:
             names.append(OWN["kept"])
         elif item == "noise":
             known = row.algorithm in ALGORITHMS and ALGORITHMS[str(row.algorithm)].online_cql
@@ -331,10 +349,10 @@ def differences(found: pd.DataFrame, measure: str = "mean", of: str = "OVMSE") -
 PARTS = {"memory": "memory", "one": "SE", "cql": "CQL"}
 
 
-def effects(found: pd.DataFrame) -> pd.DataFrame:
-    """What each of OVMSE's three parts adds to the mean win rate, with and without the other two,
-    in paired seeds: of the lines with the plain or the memory target and MACQL's form of the
-    conservative term.
+def effects(found: pd.DataFrame, measure: str = "mean") -> pd.DataFrame:
+    """What each of OVMSE's three parts adds to a measure, such as the mean win rate, with and
+    without the other two, in paired seeds: of the lines with the plain or the memory target and
+    MACQL's form of the conservative term.
 
     Columns: `item`, `task`, `dataset`, `part`, `beside` (the others that are there), then as in
     `differences`, Holm within the question.
@@ -350,7 +368,7 @@ def effects(found: pd.DataFrame) -> pd.DataFrame:
     )
     tables = []
     for key, mine in rows.groupby(QUESTION, sort=False):
-        cells = {cell: r.set_index("seed")["mean"].to_dict() for cell, r in mine.groupby([*PARTS])}
+        cells = {cell: r.set_index("seed")[measure].to_dict() for cell, r in mine.groupby([*PARTS])}
         pairs = {}
         for number, part in enumerate(PARTS):
             for cell in cells:

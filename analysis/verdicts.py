@@ -107,6 +107,20 @@ def commands(said: str, lines: Sequence[str]) -> None:
     display(Markdown(f"{said}\n\n```\n{text}\n```"))
 
 
+def what_ovmse_is(found: pd.DataFrame) -> None:
+    """Tells on which maps OVMSE has the conservative term by itself, where it differs."""
+    own = found[found.name == "OVMSE"]
+    has = own.online_cql.astype(bool)
+    on, off = (", ".join(dict.fromkeys(own.task[mine])) for mine in (has, ~has))
+    if not on or not off:
+        return
+    tell(
+        f"*OVMSE* has CQL, the conservative term, on {on} and not on {off}, as in the paper: "
+        "*OVMSE without CQL* of the one is what is called OVMSE on the other. *SE* is exploring "
+        "one agent at a time, alone or added to a rival."
+    )
+
+
 def who_wins(found: pd.DataFrame) -> str:
     """The paper's setting: who ends highest on each map, and whom OVMSE can be told from. found as
     from `results.runs`."""
@@ -216,6 +230,20 @@ def little(rows: pd.DataFrame) -> bool:
     return lines[["mean", "end"]].median().max(axis=None) < LITTLE
 
 
+def with_wins(found: pd.DataFrame) -> pd.DataFrame:
+    """The runs on maps and datasets where battles are won; tells which others are left out, as
+    win rates say nothing there. All of them, if none is won anywhere."""
+    lost = [key for key, rows in found.groupby(QUESTION, sort=False) if little(rows)]
+    keys = [*map(tuple, found[QUESTION].to_numpy())]
+    if not lost or {*keys} == {*lost}:
+        return found
+    tell(
+        f"Left out from here on is {', '.join(f'{task} {data}' for _, task, data in lost)}, where "
+        f"no line wins {per_cent(LITTLE)} of its battles: win rates say nothing there."
+    )
+    return found[[key not in lost for key in keys]]
+
+
 def _rivals(table: pd.DataFrame, seeds: int) -> str:
     """Which rivals OVMSE is above, below, or not told from, by the sign-flip p after Holm; where so
     few seeds cannot tell, from which it differs the same way on each of `FEW` seeds or more. seeds:
@@ -262,9 +290,10 @@ def pooled_of(scores: dict[str, np.ndarray]) -> str:
         )
     seeds, questions = next(iter(scores.values())).shape
     few = seeds < FEW
-    return f"{seeds} seeds of each of {questions} maps and datasets." + (
-        " Drawn anew from so few seeds, the intervals are too narrow (where a number has none, its "
-        "width is zero): read them as leads." * few
+    return (
+        f"{seeds} seeds of each of {questions} maps and datasets. The intervals are of other seeds "
+        "on these, and say nothing of other maps; a number without one is the same however seeds "
+        "are drawn." + " Drawn from so few seeds they are too narrow: read them as leads." * few
     )
 
 
@@ -287,12 +316,34 @@ def which_part(found: pd.DataFrame) -> str:
         parts.append(f"- **{key[1]} {key[2]}**: {', '.join(each)}.")
     said = "No map has runs with and without a part yet."
     if parts:
-        said = (
+        said = _told_of_parts(table) + (
             "What each of OVMSE's parts (the memory; SE, exploring one at a time; CQL, the "
             "conservative term) adds to the other two in mean win rate, or to what is named:\n\n"
         )
         said += "\n".join(parts)
     return f"{said}\n\n{noise_decides(results.only(found, 'noise'))}"
+
+
+def _told_of_parts(table: pd.DataFrame) -> str:
+    """In how many of its combinations with the others each part is told to raise or to lower the
+    mean win rate, on the maps where any is."""
+    said = []
+    for key, rows in table.groupby(QUESTION, sort=False):
+        each = {}
+        for part, mine in rows.groupby("part"):
+            told = np.sign(mine["mean"])[mine.holm < TOLD]
+            for way, word in ((1, "raised"), (-1, "lowered")):
+                if count := (told == way).sum():
+                    each[f"{word} by {part} in {count} of {len(mine)}"] = way * count
+        if each:
+            most = sorted(each, key=lambda words: -each[words])
+            said.append(f"On {key[1]} {key[2]} the mean win rate is {', '.join(most)}")
+    if not said:
+        return ""
+    return (
+        f"**{'. '.join(said)} of its combinations with the other parts (told from luck). "
+        "Elsewhere nothing is told.**\n\n"
+    )
 
 
 def _added_to(beside: str) -> str:
@@ -311,22 +362,22 @@ def _interval(of: Any) -> str:
 
 def noise_decides(noisy: pd.DataFrame) -> str:
     """Whether how many explore at first moves every line farther than the lines are apart at any
-    one number, on each map of noise; of the lines that explore each by itself, in medians."""
-    alone, said = noisy[noisy.exploration == "epsilon_greedy"], []
-    for key, rows in alone.groupby(QUESTION, sort=False):
+    one number, on each map of noise; of the lines that explore each by itself, in medians and on
+    each seed."""
+    each, said = noisy[noisy.exploration == "epsilon_greedy"], []
+    for key, rows in each.groupby(QUESTION, sort=False):
         rows = results.shared(rows, ["name", "explorers"])
         medians = 100 * results.by_explorers(rows).dropna()
         if min(medians.shape) < 2:
             continue
         change, apart = medians.iloc[:, -1] - medians.iloc[:, 0], medians.max() - medians.min()
         seeds = seeds_each(rows.groupby("name").seed.nunique())
-        moved, word = change.abs(), "cannot be said"
-        if moved.min() > apart.max():
-            word = "holds"
-        elif moved.max() < apart.min():
-            word = "does not hold"
+        word = _decides(medians)
+        alone = [_decides(results.by_explorers(seed)) for _, seed in rows.groupby("seed")]
+        if word != "cannot be said" and (alike := alone.count(word)) < len(alone):
+            word, seeds = f"{word} in medians", f"{seeds}, on {alike} of them by itself"
         said.append(
-            f"- **{word}** on {key[1]} ({seeds}): from {apart.index[0]:g} explorers to "
+            f"- **{word}** on {key[1]} {key[2]} ({seeds}): from {apart.index[0]:g} explorers to "
             f"{apart.index[-1]:g} the mean win rate (median) of "
             f"{', '.join(change.index.get_level_values('name'))}, where each agent explores by "
             f"itself, changes by {change.min():+.0f} to {change.max():+.0f} points; at the same "
@@ -339,6 +390,14 @@ def noise_decides(noisy: pd.DataFrame) -> str:
             f"map of noise {why}."
         )
     return "*The number of explorers decides more than the algorithm*:\n\n" + "\n".join(said)
+
+
+def _decides(won: pd.DataFrame) -> str:
+    """Of mean win rates (a row a line, a column a number of explorers), in a word."""
+    moved, apart = (won.iloc[:, -1] - won.iloc[:, 0]).abs(), won.max() - won.min()
+    if moved.min() > apart.max():
+        return "holds"
+    return "does not hold" if moved.max() < apart.min() else "cannot be said"
 
 
 def one_curve(found: pd.DataFrame) -> str:
@@ -365,7 +424,8 @@ def one_curve(found: pd.DataFrame) -> str:
                 word = "do not fall on one curve"
             widest = table.loc[far.idxmax()]
             gap = f"{100 * widest['mean']:+.1f} points at {widest.explorers:g}, {_interval(widest)}"
-            said.append(f"- on {key[1]} {one} and {alone} {word} (farthest apart by {gap})")
+            where = f"{key[1]} {key[2]}"
+            said.append(f"- on {where} {one} and {alone} {word} (farthest apart by {gap})")
     if rows.empty:
         return "The map of noise was not run."
     if not said:

@@ -7,7 +7,6 @@ too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -21,6 +20,8 @@ from analysis.tables import named
 
 WIDTH = 360  # of a panel with names beside it
 ROW = 22  # pixels a name
+# A control is dashed, as in every chart; OVMSE and OVM have two in the map of noise.
+DASHES = {"with CQL": [2, 4], "with": [7, 5]}
 NOT_SC2 = "× the paper's number, of StarCraft II, with the paper's data and steps"
 
 
@@ -59,7 +60,7 @@ def learning(curves: pd.DataFrame, title: str, axis: str, top: float) -> alt.Top
     x = alt.X("x:Q", title="environment steps (thousands)", axis=alt.Axis(grid=False, tickCount=4),
               scale=alt.Scale(domain=[0, float(table.x.max())], nice=False))  # fmt: skip
     scale = alt.Scale(domain=[0, top], nice=False)
-    colour, dash = _line_look(names, _dashes(names))
+    colour, dash = _line_look(names)
     base = alt.Chart().encode(x=x, color=colour)
     thin = base.transform_fold(list(short), as_=["seed", "value"])
     thin = thin.transform_filter("datum.value !== ''").mark_line(strokeWidth=0.8)
@@ -79,7 +80,7 @@ def learning(curves: pd.DataFrame, title: str, axis: str, top: float) -> alt.Top
     both = alt.layer(thin.add_params(pick), bold, data=csv_data(table))
     alone = table.panel.nunique() == 1
     each = both.properties(width=540 if alone else 250, height=280 if alone else 170)
-    facets = each.facet(_panels(curves), columns=2, spacing=18)
+    facets = each.facet(_panels(curves), columns=2, spacing=18).resolve_axis(x="independent")
     return titled(
         facets.transform_calculate(**spelled),
         title,
@@ -114,6 +115,7 @@ def stories(found: pd.DataFrame) -> alt.TopLevelMixin:
     bold = bold.encode(tooltip=["name:N", "part:N", alt.Tooltip("won:Q", title="median (%)")])
     cells = alt.layer(thin, bold, data=csv_data(each.drop(columns=["algorithm", "variant"])))
     whole = cells.properties(width=130, height=110).facet(_by_name(names), columns=4, spacing=12)
+    whole = whole.resolve_axis(x="independent")
     said = "test battles won at the start, at the lowest point and at the end"
     return titled(whole, panel(found.iloc[0]), said)
 
@@ -211,9 +213,9 @@ def part_by_part(table: pd.DataFrame) -> alt.TopLevelMixin:
 
 
 def differences(table: pd.DataFrame, axis: str, title: str) -> alt.TopLevelMixin:
-    """Paired differences, ordered by effect: every pair of seeds as a point, the mean as a bar with
-    its t interval as a rule. table as from `results.differences` or `results.effects`, where the
-    rows of each part stand together."""
+    """Paired differences, ordered by effect: every seed that both lines have as a point, the mean
+    as a bar with its t interval as a rule. table as from `results.differences` or
+    `results.effects`, where the rows of each part stand together."""
     drawn = []
     reach = [*table.each.explode().dropna(), *table.low.dropna(), *table.high.dropna()]
     # One scale: maps are compared by eye. An interval of two seeds may reach beyond the possible.
@@ -227,7 +229,7 @@ def differences(table: pd.DataFrame, axis: str, title: str) -> alt.TopLevelMixin
         algorithm = mine.part.map(PART_LOOK) if parts else mine.algorithm
         mine = mine.assign(label=list(label), colour=[_colour(a) for a in algorithm])
         drawn.append(_difference(mine, axis, f"{key[1]} {key[2]}", scale))
-    below = "a point is a pair of seeds, the bar their mean; the rule: its own t interval (95 %)"
+    below = "a point is one seed of both lines, the bar the mean; the rule: its t interval (95 %)"
     return titled(alt.vconcat(*drawn, spacing=16), title, below)
 
 
@@ -263,20 +265,16 @@ def _difference(mine: pd.DataFrame, axis: str, name: str, scale: alt.Scale) -> a
 
 def noise(found: pd.DataFrame) -> alt.TopLevelMixin:
     """The map of noise: mean win rate over the online steps against the agents expected to explore
-    at a step at the start. Points are seeds, lines their medians; dashed: one at a time."""
-    rows = found.assign(won=100 * found["mean"], panel=found.task)
-    one = rows.exploration != "epsilon_greedy"
+    at a step at the start. Points are seeds, lines their medians."""
+    rows = found.assign(won=100 * found["mean"], panel=[panel(row) for row in found.itertuples()])
     names = _in_order(rows)
-    table = rows.assign(one=one)[["panel", "name", "one", "explorers", "won", "seed"]].round(2)
+    table = rows[["panel", "name", "explorers", "won", "seed"]].round(2)
     pick = _picker()
-    single = {name: who for name, who in names.items() if name in set(rows[one].name)}
-    broken = dict(zip(single, _dashes(single, ([6, 4], [1.5, 4]))))
-    colour, dash = _line_look(names, [broken.get(name, [1, 0]) for name in names])
+    colour, dash = _line_look(names)
     levels = [float(v) for v in sorted(rows.explorers.unique())]
-    marked = [a for a, b in zip(levels, [*levels[1:], np.inf]) if b > 1.3 * a]  # 5, 6: too close
     x = alt.X("explorers:Q", title="agents expected to explore at a step, at the start",
               scale=alt.Scale(type="log", domain=[levels[0] * 0.85, levels[-1] * 1.15], nice=False),
-              axis=alt.Axis(values=marked, tickCount=len(marked), grid=False,
+              axis=alt.Axis(values=levels, tickCount=len(levels), grid=False, labelOverlap=False,
                             labelExpr="format(datum.value, '~g')"))  # fmt: skip
     y = alt.Scale(domain=[0, 100], nice=False)
     base = alt.Chart().encode(x=x, color=colour)
@@ -292,12 +290,17 @@ def noise(found: pd.DataFrame) -> alt.TopLevelMixin:
     )  # fmt: skip
     both = alt.layer(points, lines.add_params(pick), data=csv_data(table))
     facets = both.properties(width=470, height=230).facet(_panels(rows), columns=1)
-    said = "a point is a seed, a line their median; dashed: one at a time"
+    facets = facets.resolve_axis(x="independent")
+    said = "a point is a seed, a line their median; SE and OVMSE explore one at a time"
     return titled(facets, "How much noise at the start?", said)
 
 
 def mixing(found: pd.DataFrame, paper: pd.DataFrame) -> alt.TopLevelMixin:
-    """Table 2: the last test's return by the share of offline data, a panel an algorithm."""
+    """Table 2: the last test's return by the share of offline data, a panel an algorithm; found of
+    one map and dataset."""
+    if len(found):
+        same = (paper.task == found.task.iloc[0]) & (paper.dataset == found.dataset.iloc[0])
+        paper = paper[same]
     theirs = paper.assign(name=[named(a, "") for a in paper.algorithm], last_return=paper.value)
     columns = ["name", "algorithm", "variant", "mixing_ratio", "last_return", "kind"]
     rows = theirs.assign(kind="paper", variant="")[columns]
@@ -319,13 +322,15 @@ def mixing(found: pd.DataFrame, paper: pd.DataFrame) -> alt.TopLevelMixin:
     table = _coloured(rows).drop(columns=["algorithm", "variant"]).round(3)
     cells = alt.layer(*layers, data=csv_data(table)).properties(width=130, height=190)
     whole = cells.facet(_by_name(names), columns=4, spacing=12)
-    return titled(whole, "Offline data in an online batch", NOT_SC2)
+    where = f": {panel(found.iloc[0])}" if len(found) else ""
+    said = NOT_SC2 if len(paper) else "a point is a seed, the bar their median"
+    return titled(whole, f"Offline data in an online batch{where}", said)
 
 
 def profiles(table: pd.DataFrame) -> alt.TopLevelMixin:
     """Performance profiles over all maps; table as from `results.profiles`."""
     names = _in_order(table)
-    colour, _ = _line_look(names, _dashes(names))
+    colour, _ = _line_look(names)
     rows = table.assign(score=100 * table.score, share=100 * table.share).round(2)
     chart = alt.Chart(csv_data(rows.drop(columns="algorithm"))).encode(
         x=alt.X("score:Q", title="mean win rate online (%)", axis=alt.Axis(grid=False)),
@@ -360,14 +365,13 @@ def _by_name(names: dict[str, str]) -> alt.Facet:
     return alt.Facet("name:N", sort=list(names), title=None, header=header)
 
 
-def _line_look(
-    names: dict[str, str], dashes: list[list[float]]
-) -> tuple[alt.Color, alt.StrokeDash]:
-    """Colour and dashes of lines, in one legend."""
+def _line_look(names: dict[str, str]) -> tuple[alt.Color, alt.StrokeDash]:
+    """Colour of the algorithm and dashes of what was changed of it (`DASHES`), in one legend."""
     legend = alt.Legend(columns=3, symbolType="stroke", symbolStrokeWidth=3, symbolSize=220)
     colours = [_colour(algorithm) for algorithm in names.values()]
     order: dict[str, Any] = {"sort": list(names), "title": None, "legend": legend}
     colour = alt.Color("name:N", scale=alt.Scale(domain=list(names), range=colours), **order)
+    dashes = [next((d for words, d in DASHES.items() if words in name), [1, 0]) for name in names]
     dash = alt.Scale(domain=list(names), range=dashes)
     return colour, alt.StrokeDash("name:N", scale=dash, **order)
 
@@ -379,16 +383,3 @@ def _coloured(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _colour(algorithm: str) -> str:
     return theme.style(algorithm).colour
-
-
-KINDS: tuple[list[float], ...] = ([1, 0], [7, 5], [2, 4], [9, 3, 2, 3])
-
-
-def _dashes(names: dict[str, str], kinds: Sequence[list[float]] = KINDS) -> list[list[float]]:
-    """A whole line for the first of an algorithm's lines, broken ones for its others."""
-    seen: dict[str, int] = {}
-    out = []
-    for algorithm in names.values():
-        seen[algorithm] = seen.get(algorithm, -1) + 1
-        out.append(kinds[seen[algorithm] % len(kinds)])
-    return out

@@ -1,6 +1,11 @@
 document.getElementById("all")?.addEventListener("change", (event) => {
   for (const code of document.querySelectorAll("details.code")) code.open = event.target.checked;
 });
+// A table wider than the page gets smaller; on a phone it scrolls.
+for (const table of document.querySelectorAll(".dataframe")) {
+  const over = table.scrollWidth > table.parentElement.clientWidth + 1;
+  table.classList.toggle("wide", over && innerWidth > 640);
+}
 // What is wider than its place scrolls, by keyboard too.
 for (const wide of document.querySelectorAll("pre, .output_html, .text_cell table, math")) {
   if (wide.scrollWidth > wide.clientWidth + 1) wide.tabIndex = 0;
