@@ -133,8 +133,10 @@ def read(source: str | Path = "") -> pd.DataFrame:
             raise UserError(f"{folder}: {name} has to be numbers, and is {table[name].dtype}")
         if np.isinf(table[name]).any():
             raise UserError(f"{folder}: {name} is infinite in a row")
-    if table[["seed", "epsilon_start"]].isna().any(axis=None):
-        raise UserError(f"{folder}: every row needs its seed and its epsilon_start")
+    if table[NEEDED].replace("", None).isna().any(axis=None):
+        raise UserError(f"{folder}: every row needs its {', '.join(NEEDED)}")
+    if (table.seed % 1 != 0).any() or not table.epsilon_start.between(0, 1).all():
+        raise UserError(f"{folder}: seeds are whole numbers, and an epsilon_start is from 0 to 1")
     if not table.test_win_rate.dropna().between(0, 1).all():
         raise UserError(f"{folder}: win rates are shares from 0 to 1")
     for name, allowed in WORDS.items():
@@ -147,6 +149,7 @@ def read(source: str | Path = "") -> pd.DataFrame:
     return table.assign(cql_anneal=anneal)
 
 
+NEEDED = ["task", "algorithm", "seed", "epsilon_start"]
 NUMBERS = ["seed", "epsilon_start", "online_steps", "env_steps", "test_win_rate", "test_return"]
 WORDS = {"exploration": EXPLORATIONS, "online_cql": (True, False)}
 

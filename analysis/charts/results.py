@@ -122,7 +122,8 @@ def stories(found: pd.DataFrame) -> alt.TopLevelMixin:
 
 def final_win_rates(found: pd.DataFrame, paper: pd.DataFrame) -> alt.TopLevelMixin:
     """The paper's Table 1 with every seed of ours."""
-    return strips(found, "end", "test win rate at the end (%)", "Final win rates", paper)
+    theirs = paper.assign(name=[named(a, "") for a in paper.algorithm], variant="")
+    return strips(found, "end", "test win rate at the end (%)", "Final win rates", theirs)
 
 
 def regret(found: pd.DataFrame) -> alt.TopLevelMixin:
@@ -136,21 +137,25 @@ def retention(found: pd.DataFrame) -> alt.TopLevelMixin:
     return strips(found, "retention", "lowest / first win rate (%)", title)
 
 
-def at_its_best(found: pd.DataFrame) -> alt.TopLevelMixin:
-    """Final win rates with tuned settings."""
-    return strips(found, "end", "test win rate at the end (%)", "Each at its best")
+def at_its_best(found: pd.DataFrame, beside: pd.DataFrame) -> alt.TopLevelMixin:
+    """Final win rates with tuned settings, and in the paper's setting; beside as from
+    `results.side_by_side`."""
+    before = beside.assign(value=beside.end_before).dropna(subset="value")
+    said = "○ the median in the paper's setting, of the same seeds"
+    return strips(found, "end", "test win rate at the end (%)", "Each at its best", before, said)
 
 
 def strips(
     found: pd.DataFrame, measure: str, axis: str, title: str,
-    paper: pd.DataFrame | None = None,
+    other: pd.DataFrame | None = None, sign: str = NOT_SC2,
 ) -> alt.TopLevelMixin:  # fmt: skip
     """A row a line, best median first, a panel a question: every seed as a point, the median as a
-    bar, least to greatest seed as a thin rule, and the paper's number as a cross.
+    bar, least to greatest seed as a thin rule, and what it stands beside as a sign.
 
-    found as from `results.runs`; measure: a share 0..1 of it; paper as from `results.paper`.
+    found as from `results.runs`; measure: a share 0..1 of it; other: the shares (`value`) beside;
+    sign: how these are drawn, and what they are.
     """
-    rows = _with_paper(found, measure, paper)
+    rows = _with_other(found, measure, other)
     drawn = []
     for name in dict.fromkeys(rows.panel):
         mine = rows[rows.panel == name]
@@ -158,23 +163,22 @@ def strips(
         rest = mine[~mine.name.isin(medians.index)].groupby("name", sort=False).value.max()
         order = [*medians.sort_values(ascending=measure == "regret", kind="stable").index,
                  *rest.sort_values(ascending=False).index]  # fmt: skip
-        drawn.append(_strip(mine, order, axis, name))
-    below = NOT_SC2 if (rows.kind == "paper").any() else "a point is a seed, the bar their median"
+        drawn.append(_strip(mine, order, axis, name, sign))
+    below = sign if (rows.kind == "other").any() else "a point is a seed, the bar their median"
     return titled(alt.vconcat(*drawn, spacing=16), title, below)
 
 
-def _with_paper(found: pd.DataFrame, measure: str, paper: pd.DataFrame | None) -> pd.DataFrame:
+def _with_other(found: pd.DataFrame, measure: str, other: pd.DataFrame | None) -> pd.DataFrame:
     rows = found.assign(value=100 * found[measure].astype(float), kind="seed")
     columns = ["task", "dataset", *LINE, "value", "kind", "seed"]
-    if paper is not None:
-        names = [named(a, "") for a in paper.algorithm]
-        theirs = paper.assign(name=names, variant="", value=100 * paper.value, kind="paper")
-        rows = pd.concat([rows, theirs.assign(seed=-1)]) if len(rows) else theirs.assign(seed=-1)
+    if other is not None:
+        other = other.assign(value=100 * other.value, kind="other", seed=-1)
+        rows = pd.concat([rows, other]) if len(rows) else other
     rows = rows[columns].reset_index(drop=True)
     return rows.assign(panel=[panel(row) for row in rows.itertuples()])
 
 
-def _strip(rows: pd.DataFrame, order: list[str], axis: str, name: str) -> alt.LayerChart:
+def _strip(rows: pd.DataFrame, order: list[str], axis: str, name: str, sign: str) -> alt.LayerChart:
     table = _coloured(rows)[["name", "value", "kind", "seed", "colour"]].round(2)
     x = alt.X("value:Q", title=axis, scale=alt.Scale(domain=[0, 100], nice=False))
     y = alt.Y("name:N", sort=order, title=None,
@@ -193,11 +197,12 @@ def _strip(rows: pd.DataFrame, order: list[str], axis: str, name: str) -> alt.La
     points = seeds.mark_circle(size=42, opacity=0.6).encode(
         tooltip=["name:N", "seed:Q", alt.Tooltip("value:Q", format=".3~g")]
     )
-    cross = alt.Chart().transform_filter("datum.kind == 'paper'")
-    cross = cross.mark_text(text="×", fontSize=20, color=theme.AROUND).encode(
-        x=x, y=y, tooltip=["name:N", alt.Tooltip("value:Q", title="the paper's", format=".4~g")]
+    what = alt.Tooltip("value:Q", title=sign[2:].partition(",")[0], format=".4~g")
+    signs = alt.Chart().transform_filter("datum.kind == 'other'")
+    signs = signs.mark_text(text=sign[0], fontSize=20, color=theme.AROUND).encode(
+        x=x, y=y, tooltip=["name:N", what]
     )
-    layers = alt.layer(spread, points, middle, cross, data=csv_data(table))
+    layers = alt.layer(spread, points, middle, signs, data=csv_data(table))
     said = name if (rows.kind == "seed").any() else f"{name}: not run"
     return layers.properties(width=WIDTH, height=ROW * len(order), title=panel_title(said))
 

@@ -368,7 +368,7 @@ def test_every_seed_is_a_point_of_the_final_win_rates(found: pd.DataFrame) -> No
     rows = [row.rsplit(",", 4) for row in text.strip().splitlines()[1:]]
     ours = sorted(float(value) for _, value, kind, _, _ in rows if kind == "seed")
     assert ours == pytest.approx(sorted(100 * compared.end), abs=0.01)
-    assert ("69.53", "paper") in {(value, kind) for _, value, kind, _, _ in rows}
+    assert ("69.53", "other") in {(value, kind) for _, value, kind, _, _ in rows}
 
 
 def test_the_words_name_who_wins_and_what_few_seeds_cannot_say(found: pd.DataFrame) -> None:
@@ -490,16 +490,19 @@ def test_how_far_the_number_of_explorers_moves_a_line() -> None:
 def test_what_is_no_result_is_refused(folder: Path, tmp_path: Path) -> None:
     table = pd.read_parquet(folder / "mixing_ratio.parquet")
     path = tmp_path / "mixing_ratio.parquet"
-    wrong = {"seed": (np.nan, "every row needs its seed and its epsilon_start"),
-             "epsilon_start": (np.nan, "every row needs its seed and its epsilon_start"),
-             "test_win_rate": (60.0, "win rates are shares from 0 to 1"),
-             "env_steps": ("ten", "env_steps has to be numbers, and is "),
-             "test_return": (np.inf, "test_return is infinite in a row"),
-             "online_cql": ("no", "online_cql: got 'no', allowed: True, False"),
-             "exploration": ("weird", "exploration: got 'weird', allowed: epsilon_greedy, "),
-             "cql_anneal": ("abc", "cql_anneal: got 'abc', allowed: a number or none"),
-             }  # fmt: skip
-    for name, (value, said) in wrong.items():
+    needed = "every row needs its task, algorithm, seed, epsilon_start"
+    wrong = [
+        ("seed", np.nan, needed), ("epsilon_start", np.nan, needed), ("task", "", needed),
+        ("seed", 20.5, "seeds are whole numbers, and an epsilon_start is from 0 to 1"),
+        ("epsilon_start", 2.0, "seeds are whole numbers, and an epsilon_start is from 0 to 1"),
+        ("test_win_rate", 60.0, "win rates are shares from 0 to 1"),
+        ("env_steps", "ten", "env_steps has to be numbers, and is "),
+        ("test_return", np.inf, "test_return is infinite in a row"),
+        ("online_cql", "no", "online_cql: got 'no', allowed: True, False"),
+        ("exploration", "weird", "exploration: got 'weird', allowed: epsilon_greedy, "),
+        ("cql_anneal", "abc", "cql_anneal: got 'abc', allowed: a number or none"),
+    ]  # fmt: skip
+    for name, value, said in wrong:
         column = table[name].astype(object).where(table.index > 5, value)
         text = isinstance(value, str)
         column = column.astype(str) if text and name != "cql_anneal" else column.infer_objects()
@@ -786,6 +789,9 @@ def test_each_at_its_best_stands_beside_the_papers_setting() -> None:
         ("2s3z", "medium"): 20, ("6h_vs_8z", "medium"): 30, ("5m_vs_6m", "medium"): 40,
         ("2s3z", "medium_replay"): 50,
     }  # fmt: skip
+    drawn = columns(charts.at_its_best(tuned, table.reset_index()), "kind").query("kind == 'other'")
+    before = 100 * table.end_before.dropna()
+    assert drawn.set_index("name").value.to_dict() == pytest.approx(before.to_dict(), abs=0.01)
     shown = results.side_by_side(every).query("name == 'SE'").set_index(["task", "dataset"])
     less = (shown["mean"] - shown.mean_before).round(2)
     assert less.tolist() == [-0.05, 0.05, 0.15, 0.25] and (shown.seeds == 2).all()
