@@ -238,8 +238,9 @@ def with_wins(found: pd.DataFrame) -> pd.DataFrame:
     if not lost or {*keys} == {*lost}:
         return found
     tell(
-        f"Left out from here on is {', '.join(f'{task} {data}' for _, task, data in lost)}, where "
-        f"no line wins {per_cent(LITTLE)} of its battles: win rates say nothing there."
+        f"{', '.join(f'{task} {data}' for _, task, data in lost)}, where no line wins "
+        f"{per_cent(LITTLE)} of its battles, is left out of most of what follows: win rates say "
+        "nothing there."
     )
     return found[[key not in lost for key in keys]]
 

@@ -654,8 +654,8 @@ def test_what_hardly_wins_is_left_out_unless_nothing_wins(monkeypatch: pytest.Mo
     both = pd.concat([won, lost, won.assign(task="3s5z", mean=0.01, end=0.06)])
     assert set(verdicts.with_wins(both).task) == {"2s3z", "3s5z"}
     assert heard == [
-        "Left out from here on is 5m_vs_6m medium, where no line wins 5 % of its battles: win "
-        "rates say nothing there."
+        "5m_vs_6m medium, where no line wins 5 % of its battles, is left out of most of what "
+        "follows: win rates say nothing there."
     ]
     for rows in (won, lost, won.iloc[:0]):
         assert verdicts.with_wins(rows) is rows
