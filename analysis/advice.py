@@ -81,7 +81,9 @@ def start_today(found: pd.DataFrame) -> pd.DataFrame:
         p = holm([pair.p for pair in pairs] or [1.0])
         above = sum(pair.mean < 0 and own < TOLD for pair, own in zip(pairs, p))
         few = not others or too_few(len(best), len(others))
-        told = "told" if above == len(others) else f"told from {above} of {len(others)}"
+        told = f"told from {above} of {len(others)}"
+        if above == len(others):
+            told = f"told (p {max(p):.3f})"
         one["sure"] = "a lead" if few else told
     return pd.DataFrame(advised)
 
@@ -92,7 +94,8 @@ def what_is_sure(advised: pd.DataFrame) -> str:
     there = advised[advised.command.notna()]
     said = [
         "**How sure.** *Told*: in paired seeds the others' mean is lower, with p below "
-        f"{TOLD:g} after Holm, which leaves out that the best was picked by the same seeds. *A "
+        f"{TOLD:g} after Holm over all of them (p is the greatest), which leaves out that the best "
+        "was picked by the same seeds. *A "
         "lead*: too few seeds, or no other line, to tell it from any."
     ]
     once = there[~there.other_noise]
@@ -118,6 +121,8 @@ def how_much_noise(found: pd.DataFrame) -> str:
             levels: dict[tuple[float, float], list[str]] = {}
             for (*_, name), line in medians.iterrows():
                 tried = line.dropna().index
+                if len(tried) < 2:
+                    continue
                 levels.setdefault((tried.min(), tried.max()), []).append(
                     f"{name} {line.idxmax():g}"
                 )

@@ -140,7 +140,7 @@ def read(source: str | Path = "") -> pd.DataFrame:
     if not table.test_win_rate.dropna().between(0, 1).all():
         raise UserError(f"{folder}: win rates are shares from 0 to 1")
     for name, allowed in WORDS.items():
-        if len(other := table[name][~table[name].isin(allowed)]):
+        if len(other := table[name].astype(object)[~table[name].isin(allowed)]):
             words = ", ".join(map(str, allowed))
             raise UserError(f"{folder}: {name}: got {other.iloc[0]!r}, allowed: {words}")
     anneal = pd.to_numeric(table.cql_anneal, errors="coerce")
@@ -149,9 +149,9 @@ def read(source: str | Path = "") -> pd.DataFrame:
     return table.assign(cql_anneal=anneal)
 
 
-NEEDED = ["task", "algorithm", "seed", "epsilon_start"]
+NEEDED = ["task", "algorithm", "seed", "epsilon_start", "env_steps", "online_steps"]
 NUMBERS = ["seed", "epsilon_start", "online_steps", "env_steps", "test_win_rate", "test_return"]
-WORDS = {"exploration": EXPLORATIONS, "online_cql": (True, False)}
+WORDS = {"algorithm": tuple(ALGORITHMS), "exploration": EXPLORATIONS, "online_cql": (True, False)}
 
 
 def _item(place: str) -> str:
@@ -239,7 +239,7 @@ def _names(rows: pd.DataFrame, item: str) -> list[str]:
         elif ours and row.policy_warmup_steps > 0:
             names.append(OWN["kept"])
         elif item == "noise":
-            known = row.algorithm in ALGORITHMS and ALGORITHMS[str(row.algorithm)].online_cql
+            known = ALGORITHMS[str(row.algorithm)].online_cql
             word = CONTROLS["online_cql"][bool(row.online_cql)] if known is None else ""
             names.append(named(str(row.algorithm), word))
         else:

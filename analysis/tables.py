@@ -61,7 +61,8 @@ def with_variants(table: pd.DataFrame) -> pd.DataFrame:
     """
     settings = ["algorithm", "task", "preset", "backend", *CONTROLS]
     said = {}
-    for row in table[settings].drop_duplicates().itertuples(index=False):
+    known = table[settings].astype(object).where(table[settings].notna(), None)  # nan is no key
+    for row in known.drop_duplicates().itertuples(index=False):
         given = {n: getattr(row, n) for n in settings[:4]}
         own = row  # of what is unknown here, nothing is its own
         with suppress(UserError):
@@ -71,8 +72,7 @@ def with_variants(table: pd.DataFrame) -> pd.DataFrame:
             if (value := getattr(row, name)) != getattr(own, name):
                 words.append(text.get(value, f"with {value}"))
         said[tuple(row)] = ", ".join(words)
-    rows = table[settings].itertuples(index=False)
-    return table.assign(variant=[said[tuple(row)] for row in rows])
+    return table.assign(variant=[said[tuple(row)] for row in known.itertuples(index=False)])
 
 
 CLOCK = {"online": "env_steps", "offline": "updates"}

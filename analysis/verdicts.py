@@ -115,7 +115,7 @@ def what_ovmse_is(found: pd.DataFrame) -> None:
     if not on or not off:
         return
     tell(
-        f"*OVMSE* has CQL, the conservative term, on {on} and not on {off}, as in the paper: "
+        f"*OVMSE* has CQL, the conservative term, on {on} and not on {off}: "
         "*OVMSE without CQL* of the one is what is called OVMSE on the other. *SE* is exploring "
         "one agent at a time, alone or added to a rival."
     )
@@ -302,12 +302,13 @@ def which_part(found: pd.DataFrame) -> str:
     """What each part adds to the other two (where not all was run, to whatever there is), and
     whether how many explore decides more than which algorithm learns."""
     compared = results.only(found, *results.COMPARED)
-    table, parts = results.effects(compared), []
+    table, parts, shown = results.effects(compared), [], []
     for key, rows in table.groupby(QUESTION, sort=False):
         if little(results.of_question(compared, *key)):
             few = f"no line wins {per_cent(LITTLE)} of its battles, so no part shows"
             parts.append(f"- **{key[1]} {key[2]}**: {few}.")
             continue
+        shown.append(rows)
         whole = rows[rows.beside.str.contains(" and ")]
         every = len(whole) == len(results.PARTS)
         each = (
@@ -317,7 +318,7 @@ def which_part(found: pd.DataFrame) -> str:
         parts.append(f"- **{key[1]} {key[2]}**: {', '.join(each)}.")
     said = "No map has runs with and without a part yet."
     if parts:
-        said = _told_of_parts(table) + (
+        said = (_told_of_parts(pd.concat(shown)) if shown else "") + (
             "What each of OVMSE's parts (the memory; SE, exploring one at a time; CQL, the "
             "conservative term) adds to the other two in mean win rate, or to what is named:\n\n"
         )
@@ -328,7 +329,7 @@ def which_part(found: pd.DataFrame) -> str:
 def _told_of_parts(table: pd.DataFrame) -> str:
     """In how many of its combinations with the others each part is told to raise or to lower the
     mean win rate, on the maps where any is."""
-    said = []
+    said, rest, few = [], 0, True
     for key, rows in table.groupby(QUESTION, sort=False):
         each = {}
         for part, mine in rows.groupby("part"):
@@ -337,13 +338,17 @@ def _told_of_parts(table: pd.DataFrame) -> str:
                 if count := (told == way).sum():
                     each[f"{word} by {part} in {count} of {len(mine)}"] = way * count
         if each:
-            most = sorted(each, key=lambda words: -each[words])
-            said.append(f"On {key[1]} {key[2]} the mean win rate is {', '.join(most)}")
+            most = ", ".join(sorted(each, key=lambda words: -each[words]))
+            said.append(f"On {key[1]} {key[2]} the mean win rate is {most}")
+        else:
+            rest += 1
+            few = few and bool(too_few(int(rows.seeds.max()), len(rows)))
     if not said:
         return ""
+    more = " Elsewhere so few seeds cannot tell any." if few else " Elsewhere none is told."
     return (
-        f"**{'. '.join(said)} of its combinations with the other parts (told from luck). "
-        "Elsewhere nothing is told.**\n\n"
+        f"**{'; '.join(said)} of its combinations with the other parts (told from luck)."
+        f"{more if rest else ''}**\n\n"
     )
 
 
@@ -374,7 +379,10 @@ def noise_decides(noisy: pd.DataFrame) -> str:
         change, apart = medians.iloc[:, -1] - medians.iloc[:, 0], medians.max() - medians.min()
         seeds = seeds_each(rows.groupby("name").seed.nunique())
         word = _decides(medians)
-        alone = [_decides(results.by_explorers(seed)) for _, seed in rows.groupby("seed")]
+        alone = [
+            _decides(results.by_explorers(seed).loc[medians.index])
+            for _, seed in rows.groupby("seed")
+        ]
         if word != "cannot be said" and (alike := alone.count(word)) < len(alone):
             word, seeds = f"{word} in medians", f"{seeds}, on {alike} of them by itself"
         said.append(

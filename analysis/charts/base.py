@@ -78,10 +78,12 @@ def finish(chart: Any, title: str, curves: pd.DataFrame, lines: bool = True) -> 
     return titled(chart, title, "; ".join(parts))
 
 
-def titled(chart: Any, title: str, subtitle: str) -> alt.TopLevelMixin:
+def titled(chart: Any, title: str, subtitle: str | list[str]) -> alt.TopLevelMixin:
     """The whole chart, in the look of the house; the title of a single panel is its last line."""
-    lines = [subtitle, chart.title.text] if isinstance(chart.title, alt.Title) else subtitle
-    return chart.properties(title=alt.Title(title, subtitle=lines)).configure(**theme.config())
+    lines = [subtitle] if isinstance(subtitle, str) else subtitle
+    lines += [chart.title.text] if isinstance(chart.title, alt.Title) else []
+    one = lines if len(lines) > 1 else lines[0]
+    return chart.properties(title=alt.Title(title, subtitle=one)).configure(**theme.config())
 
 
 def panel_title(text: str, size: int = 16) -> alt.Title:

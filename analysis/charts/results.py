@@ -20,8 +20,8 @@ from analysis.tables import named
 
 WIDTH = 360  # of a panel with names beside it
 ROW = 22  # pixels a name
-# A control is dashed, as in every chart; OVMSE and OVM have two in the map of noise.
-DASHES = {"with CQL": [2, 4], "with": [7, 5]}
+# Whole, a control's as in every chart, and those of a second and a third control.
+DASHES: tuple[list[float], ...] = ([1, 0], [7, 5], [2, 4], [9, 3, 2, 3])
 NOT_SC2 = "× the paper's number, of StarCraft II, with the paper's data and steps"
 
 
@@ -141,7 +141,7 @@ def at_its_best(found: pd.DataFrame, beside: pd.DataFrame) -> alt.TopLevelMixin:
     """Final win rates with tuned settings, and in the paper's setting; beside as from
     `results.side_by_side`."""
     before = beside.assign(value=beside.end_before).dropna(subset="value")
-    said = "○ the median in the paper's setting, of the same seeds"
+    said = "○ the median in the paper's setting, of the seeds that both have"
     return strips(found, "end", "test win rate at the end (%)", "Each at its best", before, said)
 
 
@@ -164,7 +164,8 @@ def strips(
         order = [*medians.sort_values(ascending=measure == "regret", kind="stable").index,
                  *rest.sort_values(ascending=False).index]  # fmt: skip
         drawn.append(_strip(mine, order, axis, name, sign))
-    below = sign if (rows.kind == "other").any() else "a point is a seed, the bar their median"
+    below = ["a point is a seed, the bar their median"]
+    below += [sign] * bool((rows.kind == "other").any())
     return titled(alt.vconcat(*drawn, spacing=16), title, below)
 
 
@@ -376,8 +377,13 @@ def _line_look(names: dict[str, str]) -> tuple[alt.Color, alt.StrokeDash]:
     colours = [_colour(algorithm) for algorithm in names.values()]
     order: dict[str, Any] = {"sort": list(names), "title": None, "legend": legend}
     colour = alt.Color("name:N", scale=alt.Scale(domain=list(names), range=colours), **order)
-    dashes = [next((d for words, d in DASHES.items() if words in name), [1, 0]) for name in names]
-    dash = alt.Scale(domain=list(names), range=dashes)
+    dashes: dict[str, list[float]] = {}
+    for name, algorithm in names.items():
+        first = 2 if "with CQL" in name else int("with" in name)
+        taken = [dashes[other] for other in dashes if names[other] == algorithm]
+        free = [d for d in (*DASHES[first:], *DASHES[1:]) if d not in taken]
+        dashes[name] = free[0] if free else DASHES[first]
+    dash = alt.Scale(domain=list(names), range=list(dashes.values()))
     return colour, alt.StrokeDash("name:N", scale=dash, **order)
 
 

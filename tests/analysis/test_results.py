@@ -480,6 +480,14 @@ def test_how_far_the_number_of_explorers_moves_a_line() -> None:
     three = pd.concat([steep, steep.assign(seed=1), turned])
     said = "- **holds in medians** on 3s5z medium (3 seeds, on 2 of them by itself): from 0.25"
     assert said in verdicts.noise_decides(three)
+    # a line that lacks a level is compared on no seed either
+    begun = by_hand({"MACQL": 0.0}, range(3), 0.25).assign(
+        item="noise", exploration="epsilon_greedy", task="3s5z"
+    )
+    whole = pd.concat([steep, steep.assign(seed=1), steep.assign(seed=2)])
+    said = "- **holds** on 3s5z medium (3 seeds): from 0.25"
+    assert said in verdicts.noise_decides(whole)
+    assert said in verdicts.noise_decides(pd.concat([whole, begun]))
     text = verdicts.one_curve(pd.concat([rows, other]))
     assert text.endswith("explorers:\n\n- no seed has both schemes yet")
     table = results.by_explorers(pd.concat([rows, one]))
@@ -490,9 +498,12 @@ def test_how_far_the_number_of_explorers_moves_a_line() -> None:
 def test_what_is_no_result_is_refused(folder: Path, tmp_path: Path) -> None:
     table = pd.read_parquet(folder / "mixing_ratio.parquet")
     path = tmp_path / "mixing_ratio.parquet"
-    needed = "every row needs its task, algorithm, seed, epsilon_start"
+    needed = "every row needs its task, algorithm, seed, epsilon_start, env_steps, online_steps"
     wrong = [
         ("seed", np.nan, needed), ("epsilon_start", np.nan, needed), ("task", "", needed),
+        ("env_steps", np.nan, needed),
+        ("algorithm", "my_algo", "algorithm: got 'my_algo', allowed: ovmse, ovm, se, "),
+        ("online_cql", None, "online_cql: got None, allowed: True, False"),
         ("seed", 20.5, "seeds are whole numbers, and an epsilon_start is from 0 to 1"),
         ("epsilon_start", 2.0, "seeds are whole numbers, and an epsilon_start is from 0 to 1"),
         ("test_win_rate", 60.0, "win rates are shares from 0 to 1"),
@@ -509,6 +520,10 @@ def test_what_is_no_result_is_refused(folder: Path, tmp_path: Path) -> None:
         table.assign(**{name: column}).to_parquet(path)
         with pytest.raises(UserError, match=said):
             results.read(path)
+    unknown = table.online_cql.astype(float).where(table.index > 5)
+    table.assign(online_cql=unknown).to_parquet(path)
+    with pytest.raises(UserError, match="online_cql: got nan, allowed: True, False"):
+        results.read(path)
     table[table.env_steps < 150_000].to_parquet(path)
     with pytest.raises(UserError, match=r"of its runs \(30\) none is at its last step yet"):
         results.results_given(str(path))
@@ -584,7 +599,7 @@ def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
         "1",
         "62 % (60 %–64 %)",
         "10",
-        "told",
+        "told (p 0.006)",
         "OVMSE, ε 1 (52 %)",
     ]
     assert [*readable(first, ADVICE).iloc[0], first.command[0]] == [*row, command]
@@ -611,7 +626,8 @@ def test_with_ten_seeds_the_words_say_who_is_above_and_who_below() -> None:
     both = advice.start_today(pd.concat([by_hand(LINES, range(10)), tuned]))
     [whole] = both.itertuples()
     assert whole.start == "SE, tuned, ε 0.2" and round(whole.mean, 2) == 0.72
-    assert whole.sure == "told" and "No other ε" not in advice.what_is_sure(both)
+    assert whole.sure == "told (p 0.010)"  # 5 * 2 / 2^10
+    assert "No other ε" not in advice.what_is_sure(both)
     [close] = advice.start_today(by_hand(LINES | {"OVM": 0.6}, range(10), 2)).itertuples()
     assert {close.start, close.next} <= {"SE, ε 1", "SE, ε 1 (62 %)", "OVM, ε 1", "OVM, ε 1 (62 %)"}
     assert close.sure == "told from 2 of 3" and close.explorers == 2
@@ -673,7 +689,7 @@ def test_where_ovmse_has_its_term_is_said_where_maps_differ(
     assert not heard
     verdicts.what_ovmse_is(compared)
     [said] = heard
-    assert "has CQL, the conservative term, on 2s3z and not on 6h_vs_8z, 3s5z, 5m_vs_6m, as" in said
+    assert "has CQL, the conservative term, on 2s3z and not on 6h_vs_8z, 3s5z, 5m_vs_6m: *" in said
 
 
 def test_a_part_is_told_in_so_many_of_its_combinations() -> None:
@@ -682,13 +698,29 @@ def test_a_part_is_told_in_so_many_of_its_combinations() -> None:
         [("2s3z", "SE", 0.1, 0.01), ("2s3z", "SE", 0.2, 0.049), ("2s3z", "SE", 0.3, 0.05),
          ("2s3z", "CQL", -0.1, 0.02), ("2s3z", "CQL", 0.1, 0.9), ("3s5z", "SE", 0.5, 0.2)],
         columns=["task", "part", "mean", "holm"],
-    ).assign(item="paper_setting", dataset="medium")  # fmt: skip
-    assert verdicts._told_of_parts(table) == (
+    ).assign(item="paper_setting", dataset="medium", seeds=10)  # fmt: skip
+    told = (
         "**On 2s3z medium the mean win rate is raised by SE in 2 of 3, lowered by CQL in 1 of 2 "
-        "of its combinations with the other parts (told from luck). Elsewhere nothing is "
-        "told.**\n\n"
+        "of its combinations with the other parts (told from luck)."
     )
+    assert verdicts._told_of_parts(table) == f"{told} Elsewhere none is told.**\n\n"
+    few = table.assign(seeds=table.task.map({"2s3z": 10, "3s5z": 5}))
+    assert verdicts._told_of_parts(few) == f"{told} Elsewhere so few seeds cannot tell any.**\n\n"
+    assert verdicts._told_of_parts(table[table.task == "2s3z"]) == f"{told}**\n\n"
     assert not verdicts._told_of_parts(table[table.holm >= 0.05])
+
+
+def test_of_a_map_without_wins_no_part_is_told() -> None:
+    won = pd.concat([
+        by_hand({name: mean}, range(10)).assign(algorithm=algorithm, online_cql=False,
+                                                exploration=exploration)
+        for name, algorithm, mean, exploration in (
+            ("Switch CQL", "switch_cql", 0.3, "epsilon_greedy"),
+            ("SE", "se", 0.6, "sequential_decentralised"))
+    ])  # fmt: skip
+    assert "raised by SE in 1 of 1 of its" in verdicts.which_part(won)
+    lost = verdicts.which_part(won.assign(mean=won["mean"] / 50, end=0.0))
+    assert "so no part shows" in lost and "raised" not in lost
 
 
 def test_a_control_is_dashed_alike_in_every_chart(found: pd.DataFrame) -> None:
