@@ -588,8 +588,8 @@ def test_each_at_its_best(every: pd.DataFrame) -> None:
         "OVMSE without that term, which its tuning could not drop, wins "
         f"{span(before, free, 'mean')} % untuned, in the paper's setting: of the same seeds the "
         f"tuned SE is {100 * se.mean:.0f} points above it ({100 * se.low:.1f} to "
-        f"{100 * se.high:.1f}, p {se.p:.3f}), the three others 1 each (p {least_p:.2f} or more), adjusted for nothing "
-        "([its card](../data/results/at_its_best.md))."
+        f"{100 * se.high:.1f}, p {se.p:.3f}), the three others 1 each (p {least_p:.2f} or more), "
+        "adjusted for nothing ([its card](../data/results/at_its_best.md))."
     )
     said(
         "| on 2s3z medium (ten seeds) SE, Action proposal, Switch CQL and OVMSE with a fading "
