@@ -9,8 +9,9 @@ too), ``seed()`` without an argument, ``get_stats`` that divides by zero, too fe
 The game is a real process (``sleep``) of the environment's process group.
 
 ``SMAC_DOUBLE`` (JSON) says what goes wrong: ``log`` (a folder for what really happened), ``faults``
-(one after another, in each ``every``-th battle of all processes together), ``limit`` (a shorter
-episode limit), ``damage`` (of an enemy's hit), ``slow`` (seconds of a slow reset).
+(one after another, in each ``every``-th battle of all processes together; with ``later`` never in a
+process's first, so that none fails twice in a row), ``limit`` (a shorter episode limit),
+``damage`` (of an enemy's hit), ``slow`` (seconds of a slow reset).
 """
 
 from __future__ import annotations
@@ -302,7 +303,8 @@ class StarCraft2Env:
             number = file.tell() + 1
             file.write(".")
             file.flush()
-        if not every or number % every:
+        first = self._plan.get("later") and not self._episode_count
+        if not every or number % every or first:
             return number, ""
         faults = self._plan["faults"]
         fault = faults[(number // every - 1) % len(faults)]

@@ -160,7 +160,7 @@ def test_a_ladder_and_a_dataset_of_starcraft(
     double: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the double: what the engine loses is in no rung and in no file."""
-    double.plan(limit=8, every=7, faults=["empty", "reset"])
+    double.plan(limit=8, every=7, later=True, faults=["empty", "reset"])
     recipe = {"online_steps": 200, "test_interval": 20, "num_envs": 2, "epsilon_anneal": 100,
               "test_battles": 2, "long_test_battles": 2, "hidden_size": 8, "embed_size": 4,
               "hypernet_size": 8, "batch_size": 4}  # fmt: skip

@@ -105,7 +105,7 @@ def test_a_whole_run_that_is_killed_goes_on_and_is_looked_at(
         made = list(collect(q, env, 8, np.random.default_rng(0), epsilon=1.0, seed=0))
         data = cfcql(tmp_path / "2s3z_public.h5", made, env.spec.episode_limit + 1)
         assert len(load_dataset(data, env.spec).episodes) == 8
-    double.plan(**SHORT, every=11, faults=["empty", "reset"])
+    double.plan(**SHORT, every=11, later=True, faults=["empty", "reset"])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]]))
     run = tmp_path / "runs" / "ovmse_0"
     command = [sys.executable, "-m", "ovmse.cli", "train", str(run), "--dataset", str(data)]
