@@ -80,7 +80,7 @@ def finish(chart: Any, title: str, curves: pd.DataFrame, lines: bool = True) -> 
 
 def titled(chart: Any, title: str, subtitle: str | list[str]) -> alt.TopLevelMixin:
     """The whole chart, in the look of the house; the title of a single panel is its last line."""
-    lines = [subtitle] if isinstance(subtitle, str) else subtitle
+    lines = [subtitle] if isinstance(subtitle, str) else [*subtitle]  # the caller keeps its own
     lines += [chart.title.text] if isinstance(chart.title, alt.Title) else []
     one = lines if len(lines) > 1 else lines[0]
     return chart.properties(title=alt.Title(title, subtitle=one)).configure(**theme.config())
